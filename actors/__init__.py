@@ -1,0 +1,1 @@
+"""Plain classes with state and I/O, each usable and tested without Ray."""

@@ -1,0 +1,106 @@
+"""The border every model sits behind: generate, load new weights, close.
+
+Implemented by vLLM in this process (``vllm_engine``), transformers (``transformers_engine``) and an
+OpenAI-compatible endpoint (``remote_engine``). A completion is always the model's own text in the
+tool-call syntax of ``policies.toolcalls``, so a cloud answer can be compared with, and taught to, an edge model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Message = Mapping[str, Any]
+Tool = Mapping[str, Any]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw an answer; temperature 0 is greedy."""
+
+    max_tokens: int = 256
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked: OpenAI messages and tools.
+
+    ``schema``, if given, is a JSON Schema the text must satisfy (constrained decoding); ``prefill`` is
+    text the answer is made to begin with, and is part of the completion's text.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    schema: Mapping[str, Any] | None = None
+    prefill: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer; ``logprobs`` are the chosen tokens' natural-log probabilities, shape [tokens].
+
+    Under a schema they are taken after masking: a forced token has log-probability 0.
+    """
+
+    text: str
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The ``n`` completions of one prompt, with the version of the weights that made them.
+
+    ``up_bytes`` and ``down_bytes`` count what crossed the link (0 for local engines).
+    """
+
+    completions: tuple[Completion, ...]
+    prompt_tokens: int
+    version: str
+    seconds: float
+    up_bytes: int = 0
+    down_bytes: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a weight load did: the version now live and how long no step could run."""
+
+    version: str
+    gap_s: float
+    moments: Mapping[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """A model that answers prompts and can be given new weights between two steps."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """Answer ``prompt``.
+
+        Raises:
+            BadRequest: the prompt cannot be rendered, or ``ContextTooLong``.
+            EngineError: the model failed; ``Unreachable`` and ``Refused`` for remote ones.
+        """
+        ...
+
+    async def load(self, path: Path, version: str) -> LoadReport:
+        """Replace the weights by those in ``path`` between two steps; requests in flight go on.
+
+        Raises:
+            EngineError: the weights do not fit; the old ones stay live.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free the model; requests in flight fail with ``EngineError``."""
+        ...

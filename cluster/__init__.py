@@ -1,0 +1,1 @@
+"""Where plain classes become Ray actors and Serve deployments, and machines talk."""

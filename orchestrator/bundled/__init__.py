@@ -1,0 +1,1 @@
+"""The small default models: how they are built, trained and evaluated, and where they lie."""

@@ -1,0 +1,120 @@
+"""Tool calls as text: parse, render, compare, check.
+
+The syntax is the one Qwen and Hermes models speak: ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``,
+repeated for several calls, prose outside. Everything that reads or compares an answer goes through here, so
+the edge, the cloud, the learner and the verifier agree on what "the same answer" means.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
+from policies.types import ParsedText, ToolCall
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_BLOCK = re.compile(re.escape(OPEN) + r"(.*?)" + re.escape(CLOSE), re.DOTALL)
+
+
+def parse(text: str) -> ParsedText:
+    """Split a model's text into prose and calls; never raises (see ``ParsedText.error``)."""
+    content = _BLOCK.sub("", text).strip()
+    if OPEN in content or CLOSE in content:
+        return ParsedText(content, error="a tool call is not closed")
+    try:
+        calls = tuple(_call(block) for block in _BLOCK.findall(text))
+    except (ValueError, RecursionError) as why:
+        return ParsedText(content, error=f"a tool call is not valid: {why}")
+    return ParsedText(content, calls)
+
+
+def render(calls: Iterable[ToolCall]) -> str:
+    """The text a model writes for ``calls``: compact JSON, keys in the given order."""
+    return "".join(OPEN + compact({"name": c.name, "arguments": c.arguments}) + CLOSE for c in calls)
+
+
+def canonical(calls: Iterable[ToolCall]) -> str:
+    """One string per meaning: order of calls and keys, and 5 against 5.0, do not matter."""
+    return compact(sorted(compact(_plain({"n": c.name, "a": c.arguments})) for c in calls))
+
+
+def same_answer(left: ParsedText, right: ParsedText) -> bool:
+    """Whether two answers mean the same: equal calls, or equal prose where neither calls a tool."""
+    if left.error or right.error:
+        return False
+    if left.calls or right.calls:
+        return canonical(left.calls) == canonical(right.calls)
+    return left.content.split() == right.content.split()
+
+
+def check(answer: ParsedText, tools: Sequence[Mapping[str, Any]], required: bool = False) -> str | None:
+    """Why ``answer`` may not be served with these OpenAI ``tools``, or None when it may."""
+    if answer.error:
+        return answer.error
+    if required and not answer.calls:
+        return "a tool call was required and none was made"
+    if not answer.calls and not answer.content:
+        return "the answer is empty"
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
+    return next((why for call in answer.calls if (why := _check_call(call, schemas))), None)
+
+
+def compact(value: Any) -> str:
+    """JSON without spaces, so that the tokens of a value do not depend on its neighbours."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _call(block: str) -> ToolCall:
+    data = json.loads(block, parse_constant=_no_constant)
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise ValueError("it has no name")
+    arguments = data.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise ValueError("its arguments are not an object")
+    return ToolCall(data["name"], arguments)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_call(call: ToolCall, schemas: Mapping[str, Any]) -> str | None:
+    if call.name not in schemas:
+        return f"tool {call.name!r} was not offered"
+    schema = schemas[call.name]
+    if not schema:
+        return None
+    error = next(iter(_validator(compact(schema)).iter_errors(call.arguments)), None)
+    return f"arguments of {call.name!r}: {error.message}" if error else None
+
+
+@lru_cache(maxsize=512)  # tool lists repeat from request to request; beyond 512 schemas one is compiled again (~1 ms)
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema))
+
+
+def schema_error(schema: Mapping[str, Any]) -> str | None:
+    """Why ``schema`` is not a JSON Schema (draft 2020-12), or None when it is."""
+    try:
+        Draft202012Validator.check_schema(dict(schema))
+    except SchemaError as why:
+        return why.message
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """Sort keys and write integral floats as integers, all the way down."""
+    if isinstance(value, dict):
+        return {key: _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    return value
