@@ -5,6 +5,8 @@ Computes the same numbers as the module's own forward on each request alone; the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,14 +31,15 @@ def answer_loss(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
     return F.cross_entropy(answer_logits(model, batch).float(), batch.targets)
 
 
-def _attention(attn: torch.nn.Module, x: Tensor, rotary: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+def _attention(attn: Any, x: Tensor, rotary: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
     shape = (len(x), -1, attn.head_dim)
     q = _rotate(_norm(attn.q_norm, attn.q_proj(x).view(shape)), rotary)
     k = _rotate(_norm(attn.k_norm, attn.k_proj(x).view(shape)), rotary)
     v = attn.v_proj(x).view(shape)
     split = len(batch.prefix_slots)
     head = [_pad(t[:split], batch.prefix_slots, batch.documents, batch.prefix_width) for t in (q, k, v)]
-    mixed = [_unpad(F.scaled_dot_product_attention(*head, is_causal=True, enable_gqa=True), batch.prefix_slots)]
+    first = F.scaled_dot_product_attention(head[0], head[1], head[2], is_causal=True, enable_gqa=True)
+    mixed = [_unpad(first, batch.prefix_slots)]
     mixed += [_attend(bucket, q, k, v, head[1], head[2]) for bucket in batch.buckets]
     projected: Tensor = attn.o_proj(torch.cat(mixed))
     return projected
@@ -52,7 +55,7 @@ def _attend(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, p
     return _unpad(mixed, bucket.slots)
 
 
-def _norm(norm: torch.nn.Module, x: Tensor) -> Tensor:
+def _norm(norm: Any, x: Tensor) -> Tensor:
     """RMSNorm through the fused kernel: the module's own spends a tenth of a CPU step on temporaries."""
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 

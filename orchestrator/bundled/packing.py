@@ -113,7 +113,9 @@ def pack(documents: Sequence[Document], device: str = "cpu") -> Batch:
     lengths = [len(d.prefix) for d in documents]
     width = max(lengths)
     segments = sorted(((n, s) for n, d in enumerate(documents) for s in d.segments), key=lambda pair: len(pair[1].ids))
-    predict, targets, start = [], [], sum(lengths)
+    predict: Ids = []
+    targets: Ids = []
+    start = sum(lengths)
     for _, s in segments:
         predict.extend(range(start + s.answer - 1, start + len(s.ids) - 1))
         targets.extend(s.ids[s.answer :])

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from orchestrator.tasks.generator import KINDS, PLANNING
 
 SELDOM = (
-    "drop_client", "quantize_model", "rollback_model", "handover_users", "set_alarm", "schedule_maintenance", "limit_rate",
+    "drop_client", "quantize_model", "rollback_model", "handover_users", "set_alarm", "schedule_maintenance",
+    "limit_rate",
 )  # fmt: skip
 _SELDOM_WEIGHT = 0.03
 
@@ -32,8 +33,8 @@ class Recipe:
     feed_forward: int
     steps: int
     kinds: dict[str, float]
-    documents: int = 6  # a step
-    segments: int = 8  # a document
+    documents: int = 4  # a step
+    segments: int = 12  # a document
     muon_lr: float = 0.02
     adam_lr: float = 4e-3
     warmup: float = 0.03
@@ -42,10 +43,10 @@ class Recipe:
 
 
 def _kinds(seldom: float) -> dict[str, float]:
-    return {kind: seldom if kind in SELDOM else 3.0 if kind == PLANNING else 1.0 for kind in KINDS}
+    return {kind: seldom if kind in SELDOM else 2.0 if kind == PLANNING else 1.0 for kind in KINDS}
 
 
 RECIPES: dict[str, Recipe] = {
-    "edge": Recipe("edge", 96, 4, 3, 32, 256, steps=900, kinds=_kinds(_SELDOM_WEIGHT)),
+    "edge": Recipe("edge", 96, 4, 3, 32, 256, steps=1500, kinds=_kinds(_SELDOM_WEIGHT)),
     "cloud": Recipe("cloud", 256, 6, 4, 64, 640, steps=1500, kinds=_kinds(1.0)),
 }

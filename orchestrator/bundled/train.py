@@ -106,7 +106,11 @@ def train(
 
 
 def _step(
-    model: Qwen3ForCausalLM, optimizers: list[torch.optim.Optimizer], documents: list[Document], rate: float, device: str
+    model: Qwen3ForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    documents: list[Document],
+    rate: float,
+    device: str,
 ) -> float:
     with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
         loss = answer_loss(model, pack(documents, device))

@@ -52,9 +52,7 @@ _WORKFLOW = (
         strategy=_enum("random", "fastest", "balanced", "highest_loss"),
         min_battery=_int(1, 100),
     ),
-    _tool(
-        "start_round", "Start a federated round.", ("deadline_s",), round=_int(1, 999), deadline_s=_int(10, 7200)
-    ),
+    _tool("start_round", "Start a federated round.", ("deadline_s",), round=_int(1, 999), deadline_s=_int(10, 7200)),
     _tool(
         "aggregate_updates",
         "Aggregate the client updates of a round.",

@@ -32,10 +32,15 @@ class Spoken:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a request may refer to: the time of day in minutes, and whether words outside the lists may occur."""
+    """What a request is set in.
+
+    ``now`` is the time of day in minutes; ``hard`` asks for words to convert or reckon; ``held`` for wordings of
+    the test splits; ``open_vocabulary`` for names outside the lists.
+    """
 
     now: int
     hard: bool
+    held: bool = False
     open_vocabulary: bool = False
 
 
@@ -68,7 +73,7 @@ def choice(words: Mapping[Any, Sequence[str]]) -> Sampler:
     """A value of an enum in one of its wordings; the first wording is the plain one."""
     values = tuple(words)
 
-    def sample(rng: Random, scene: Scene) -> Spoken:
+    def sample(rng: Random, _scene: Scene) -> Spoken:
         value = rng.choice(values)
         return Spoken(value, rng.choice(words[value]))
 
@@ -78,7 +83,7 @@ def choice(words: Mapping[Any, Sequence[str]]) -> Sampler:
 def whole(low: int, high: int, step: int = 1) -> Sampler:
     """A whole number in [low, high]."""
 
-    def sample(rng: Random, scene: Scene) -> Spoken:
+    def sample(rng: Random, _scene: Scene) -> Spoken:
         value = rng.randrange(low, high + 1, step)
         return Spoken(value, str(value))
 
@@ -89,7 +94,7 @@ def decimal(low: float, high: float, digits: int) -> Sampler:
     """A decimal number with ``digits`` places, trailing zeros dropped."""
     scale = 10**digits
 
-    def sample(rng: Random, scene: Scene) -> Spoken:
+    def sample(rng: Random, _scene: Scene) -> Spoken:
         value = rng.randint(round(low * scale), round(high * scale)) / scale
         return Spoken(_integral(value), _plain(value))
 

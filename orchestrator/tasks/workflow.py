@@ -20,14 +20,16 @@ _GOALS = (
     "evaluate on {split}, publish to {stage}",
     "get {model} to {stage}: {rounds} rounds of {count} clients, strategy {strategy}, method {method}, "
     "checked on {split}",
-)
-_HELD_GOAL = (
     "publish {model} to {stage} after {rounds} rounds with {count} clients, strategy {strategy}, "
-    "method {method}, and an evaluation on {split}"
+    "method {method}, and an evaluation on {split}",
 )
-_DONE = ("done: {steps}", "completed: {steps}", "so far: {steps}")
-_HELD_DONE = "finished: {steps}"
+_DONE = ("done: {steps}", "completed: {steps}", "so far: {steps}", "finished: {steps}")
 _ASK = ("next step", "what is next", "continue")
+_WORDINGS = [
+    ((goal, done), (row + column) % len(_DONE) == 0)
+    for row, goal in enumerate(_GOALS)
+    for column, done in enumerate(_DONE)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,10 @@ class Plan:
 
 
 def draw_plan(rng: Random, scene: Scene) -> Plan:
-    """A plan of one to four rounds."""
+    """A plan of one to three rounds."""
     select, aggregate = INTENTS["select_clients"].slots, INTENTS["aggregate_updates"].slots
     evaluate, publish = INTENTS["evaluate_model"].slots, INTENTS["publish_model"].slots
-    rounds = rng.randint(1, 4)
+    rounds = rng.randint(1, 3)
     return Plan(
         {
             "model": evaluate["model_id"](rng, scene),
@@ -67,14 +69,12 @@ def draw_plan(rng: Random, scene: Scene) -> Plan:
     )
 
 
-def ask_next(rng: Random, plan: Plan, done: int, held: bool) -> tuple[str, str]:
-    """The request for the step after ``done`` steps, and the skeleton of its wording."""
-    goal = _HELD_GOAL if held else rng.choice(_GOALS)
+def ask_next(rng: Random, plan: Plan, done: int, held: bool) -> str:
+    """The request for the step after ``done`` steps; one wording in four belongs to the test splits."""
+    goal, so_far = rng.choice([pair for pair, is_held in _WORDINGS if is_held == held])
     steps = ", ".join(_step(call) for call in plan.calls[:done]) or "nothing"
-    so_far = (_HELD_DONE if held else rng.choice(_DONE)).format(steps=steps)
-    ask = rng.choice(_ASK)
-    words = goal.format(**{name: spoken.words for name, spoken in plan.slots.items()})
-    return f"goal: {words}; {so_far}; {ask}", f"{goal}|{_HELD_DONE if held else 'done'}|{ask}"
+    words = {name: spoken.words for name, spoken in plan.slots.items()}
+    return f"goal: {goal.format(**words)}; {so_far.format(steps=steps)}; {rng.choice(_ASK)}"
 
 
 def _step(call: ToolCall) -> str:
