@@ -34,13 +34,16 @@ class Prompt:
     """What is asked: OpenAI messages and tools.
 
     ``schema``, if given, is a JSON Schema the text must satisfy (constrained decoding); ``prefill`` is
-    text the answer is made to begin with, and is part of the completion's text.
+    text the answer is made to begin with, and is part of the completion's text; given both, the schema
+    holds for what follows the prefill. ``tool_choice``, in OpenAI's form, is for remote models; a local one is
+    made to call by schema and prefill.
     """
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     schema: Mapping[str, Any] | None = None
     prefill: str = ""
+    tool_choice: str | Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,7 @@ class BadRequest(NetGPTError):
         status: HTTP status, 4xx.
     """
 
-    def __init__(
-        self, message: str, field: str | None = None, code: str = "invalid_value", status: int = 400
-    ) -> None:
+    def __init__(self, message: str, field: str | None = None, code: str = "invalid_value", status: int = 400) -> None:
         super().__init__(message, field, code, status)
         self.message, self.field, self.code, self.status = message, field, code, status
 

@@ -1,0 +1,146 @@
+"""What became of one request: the facts in the order they were found, and the log record that follows from them.
+
+``Situation`` (link, prices, threshold), ``Draft`` (the edge's proposal), ``CloudCall`` (what the cloud said, or why
+not), ``Answer`` (what was served). Frozen; ``to_record`` is the only way from here into the offload log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.chat import ChatRequest
+from actors.engine import Completion, FinishReason, Generation
+from actors.log_record import OffloadRecord
+from policies.control import Snapshot
+from policies.toolcalls import compact
+from policies.types import Decision, LinkState, ParsedText, Reason, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The edge model's own proposal; ``error`` says why it may not be served, its score is then 0."""
+
+    completion: Completion
+    parsed: ParsedText
+    error: str | None
+    score: float
+    version: str
+    prompt_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the decision was made with, besides the draft."""
+
+    link: LinkState
+    snapshot: Snapshot
+    policy: str
+    threshold: float
+    audit_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class CloudCall:
+    """One attempt at the cloud: ``generation`` if an answer came, ``error`` if it may not be served."""
+
+    model: str
+    seconds: float
+    generation: Generation | None = None
+    parsed: ParsedText | None = None
+    error: str | None = None
+    cost_usd: float = 0.0
+
+    @property
+    def text(self) -> str | None:
+        """The answer's text, None unless it may be served (and learned from)."""
+        return self.generation.completions[0].text if self.generation and not self.error else None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The answer itself: text, and who made it with what."""
+
+    text: str
+    parsed: ParsedText
+    finish_reason: FinishReason
+    version: str
+    prompt_tokens: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request and everything that was found out while answering it.
+
+    ``route`` and ``reason`` say who answered in the end; ``decision`` what the policy wanted. ``degraded``: the cloud
+    was wanted, or not to be had, and the best valid draft stands in.
+    """
+
+    request: ChatRequest
+    situation: Situation
+    draft: Draft
+    decision: Decision
+    served: Served
+    route: Route
+    reason: Reason
+    seconds: float
+    cloud: CloudCall | None = None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the draft stands in for an answer of the cloud."""
+        return self.reason in (Reason.LINK_DOWN, Reason.CLOUD_FAILED)
+
+    @property
+    def cost_usd(self) -> float:
+        """What the cloud charged for this answer."""
+        return self.cloud.cost_usd if self.cloud else 0.0
+
+
+def to_record(answer: Answer, cloud: CloudCall | None, time_s: float) -> OffloadRecord:
+    """The log's record of ``answer``.
+
+    Args:
+        cloud: what is known of the cloud's answer, be it served or found by an audit.
+        time_s: Unix time.
+    """
+    request, draft, situation = answer.request, answer.draft, answer.situation
+    generation = cloud.generation if cloud else None
+    return OffloadRecord(
+        time_us=int(time_s * 1e6),
+        request_id=request.request_id,
+        request_hash=request.question_hash,
+        messages=compact(list(request.messages)),
+        tools=compact(list(request.tools)),
+        tool_choice=compact(request.tool_choice),
+        max_tokens=request.sampling.max_tokens,
+        temperature=request.sampling.temperature,
+        draft=draft.completion.text,
+        draft_logprobs=draft.completion.logprobs,
+        draft_error=draft.error,
+        draft_version=draft.version,
+        score=answer.decision.score,
+        threshold=answer.decision.threshold,
+        policy=situation.policy,
+        prices=situation.snapshot.prices,
+        link=situation.link,
+        route=str(answer.route),
+        reason=str(answer.reason),
+        propensity=answer.decision.propensity,
+        degraded=answer.degraded,
+        cloud=cloud.text if cloud else None,
+        cloud_error=cloud.error if cloud else None,
+        cloud_model=cloud.model if cloud else "",
+        answer=answer.served.text,
+        prompt_tokens=draft.prompt_tokens,
+        draft_tokens=draft.completion.tokens,
+        cloud_input_tokens=generation.prompt_tokens if generation else 0,
+        cloud_output_tokens=generation.completions[0].tokens if generation else 0,
+        up_bytes=generation.up_bytes if generation else 0,
+        down_bytes=generation.down_bytes if generation else 0,
+        draft_ms=draft.seconds * 1e3,
+        cloud_ms=cloud.seconds * 1e3 if cloud else 0.0,
+        total_ms=answer.seconds * 1e3,
+        cost_usd=cloud.cost_usd if cloud else 0.0,
+    )

@@ -1,0 +1,69 @@
+"""The engines by name, and the cloud leg with everything around it: the stack is assembled here and nowhere else.
+
+An engine's libraries are imported when one is asked for: a program whose model is remote never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from actors.engine import Engine
+from actors.engine_settings import LocalSettings, RemoteSettings
+from actors.remote_engine import RemoteEngine
+from actors.resilience import BreakerEngine, Retrying
+from policies.errors import BadConfig
+
+
+async def build_engine(kind: str, source: str | Path, version: str, settings: LocalSettings | None = None) -> Engine:
+    """A local engine, loaded and warm.
+
+    Args:
+        kind: a key of ``ENGINES``.
+        source: a model directory, or a Hugging Face id.
+        version: what its weights are called.
+        settings: how to run it.
+
+    Raises:
+        BadConfig: no engine has that name.
+        EngineError: the model cannot be loaded; names it and says why.
+    """
+    if kind not in ENGINES:
+        raise BadConfig(f"engine {kind!r} is unknown. Fix: choose one of {', '.join(sorted(ENGINES))}")
+    return await ENGINES[kind](source, version, settings or LocalSettings())
+
+
+def build_cloud_leg(base_url: str, model: str, settings: RemoteSettings | None = None) -> BreakerEngine:
+    """An OpenAI-compatible endpoint as the cloud: asked, asked again in time, left alone while it fails."""
+    settings = settings or RemoteSettings()
+    remote = RemoteEngine(base_url, model, settings)
+    retrying = Retrying(
+        remote,
+        attempts=settings.attempts,
+        deadline_s=settings.deadline_s,
+        backoff_s=settings.backoff_s,
+        backoff_max_s=settings.backoff_max_s,
+    )
+    return BreakerEngine(retrying, settings.breaker)
+
+
+async def _vllm(source: str | Path, version: str, settings: LocalSettings) -> Engine:
+    from actors.vllm_engine import VllmEngine  # noqa: PLC0415
+
+    engine = VllmEngine(source, version, settings)
+    await engine.setup()
+    return engine
+
+
+async def _transformers(source: str | Path, version: str, settings: LocalSettings) -> Engine:
+    from actors.transformers_engine import TransformersEngine  # noqa: PLC0415
+
+    engine = TransformersEngine(source, version, settings)
+    await engine.setup()
+    return engine
+
+
+ENGINES: dict[str, Callable[[str | Path, str, LocalSettings], Awaitable[Engine]]] = {
+    "vllm": _vllm,
+    "transformers": _transformers,
+}

@@ -1,0 +1,329 @@
+"""The edge node of one site: draft, score, decide, answer, log.
+
+A plain class on one event loop, without HTTP and without Ray. It is given its engine, its cloud leg, the link's
+state, the rules of the moment and the log, and makes every decision itself. What can fail around it: the edge
+engine (the request goes to the cloud), the cloud (the best valid draft, ``degraded``), both (``Refused`` 503), the
+log (counted, never felt by a client). Cancelling ``answer`` cancels the draft or the cloud call it waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from actors.answer import Answer, CloudCall, Draft, Served, Situation, to_record
+from actors.chat import ChatRequest, closed
+from actors.engine import Completion, Engine, Generation
+from actors.log_record import OffloadRecord
+from actors.node_counts import NodeCounts
+from actors.site_rules import Scorers, SiteRules
+from actors.swap import Swapper, SwapReport, Weights
+from policies.cost import cloud_cost_usd
+from policies.decide import decide
+from policies.errors import EngineError, NetGPTError, Refused, Unreachable
+from policies.toolcalls import parse
+from policies.types import CloudWork, Decision, LinkState, ParsedText, Prices, Reason, Route
+
+logger = logging.getLogger(__name__)
+
+UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES = 400, 600  # HTTP headers and OpenAI's envelope around prompt and answer
+BYTES_PER_TOKEN = 4  # only for a prompt the edge model could not read: a cautious guess of its length
+UNAVAILABLE = 503
+
+
+class Link(Protocol):
+    """The site's own view of its link; ``actors.link_probe.LinkMonitor`` is one."""
+
+    def state(self) -> LinkState:
+        """The link as it is thought to be now."""
+        ...
+
+    def observe_offload(
+        self, up_bytes: int, down_bytes: int, seconds: float, server_seconds: float | None, ok: bool
+    ) -> None:
+        """Learn from a real offload."""
+        ...
+
+    def gauges(self) -> dict[str, float]:
+        """Its figures by name."""
+        ...
+
+
+class Log(Protocol):
+    """Where records go; ``actors.offload_log.OffloadLog`` is one."""
+
+    def append(self, record: OffloadRecord) -> int | None:
+        """Take one record without blocking; None when it was shed."""
+        ...
+
+    def gauges(self) -> dict[str, float]:
+        """Its figures by name."""
+        ...
+
+
+class Observer(Protocol):
+    """Told about every answer and every swap, for metrics; must not block or raise."""
+
+    def answered(self, answer: Answer) -> None:
+        """One request was answered."""
+        ...
+
+    def swapped(self, report: SwapReport) -> None:
+        """A swap ended, one way or the other."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """How a node behaves.
+
+    Args:
+        audit_rate: share of kept drafts the cloud also answers in the background, for the log.
+        audit_limit: audits at once; while so many run none is begun, and the propensity logged is 0.
+        drafts: samples per request; more than one helps only at a temperature above 0.
+        cloud_model: the cloud model's name in the log.
+    """
+
+    audit_rate: float = 0.05
+    audit_limit: int = 4
+    drafts: int = 1
+    cloud_model: str = "cloud"
+
+
+class EdgeNode:
+    """Answers requests at the edge where that is good enough, and in the cloud where it is not.
+
+    Args:
+        engine: the edge model, loaded.
+        weights: the version it was loaded with.
+        scorers: the scorer of that version, and room for the next.
+        cloud: the cloud leg; None makes the site edge-only.
+        rules: snapshot and threshold policy.
+        link, log: see the protocols above.
+        verify: checks a version's directory against its checksum before a swap.
+        clock: monotonic seconds; ``wall`` is Unix time; ``rng`` draws the audits.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        weights: Weights,
+        scorers: Scorers,
+        cloud: Engine | None,
+        rules: SiteRules,
+        link: Link,
+        log: Log,
+        verify: Callable[[Path, str], None],
+        options: NodeOptions | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.rules, self.options = rules, options or NodeOptions()
+        self.observers: list[Observer] = []
+        self.counts = NodeCounts()
+        self._engine, self._cloud, self._scorers = engine, cloud, scorers
+        self._link, self._log = link, log
+        self._clock, self._wall, self._rng = clock, wall, rng or random.Random()
+        self._swapper = Swapper(engine, weights, scorers, verify, clock)
+        self._audits: set[asyncio.Task[None]] = set()  # at most options.audit_limit, see _situation
+
+    @property
+    def version(self) -> str:
+        """The weights that are live."""
+        return self._swapper.live.version
+
+    async def answer(self, request: ChatRequest) -> Answer:
+        """Answer ``request`` and see to it that exactly one record of it is logged.
+
+        Raises:
+            BadRequest: no model could answer it as sent.
+            Refused: (503) the cloud was not to be had and no valid draft either.
+        """
+        began = self._clock()
+        try:
+            draft = await self._draft(request)
+            situation = self._situation(request, draft)
+            decision = self._decide(draft, situation)
+            answer = await self._settle(request, draft, situation, decision)
+        except (asyncio.CancelledError, NetGPTError) as why:
+            self.counts.failed(why)
+            raise
+        answer = replace(answer, seconds=self._clock() - began)
+        self._finish(answer)
+        return answer
+
+    async def swap(self, version: str, path: Path, sha256: str) -> SwapReport:
+        """Make other weights live while requests run; see ``actors.swap``. Failure keeps the old ones."""
+        report = await self._swapper.swap(Weights(version, path), sha256)
+        self.counts.swapped(report)
+        for observer in self.observers:
+            observer.swapped(report)
+        return report
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """Let running audits end within ``grace_s``, then cut them; their records are logged either way."""
+        if self._audits:
+            await asyncio.wait(self._audits, timeout=grace_s)
+        for audit in list(self._audits):
+            audit.cancel()
+        await asyncio.gather(*self._audits, return_exceptions=True)
+
+    def gauges(self) -> dict[str, float]:
+        """Every figure of the site by name: requests, last decision, link, log and its lag, money."""
+        log = self._log.gauges()
+        lag = log.get("log_seq", 0.0) - log.get("log_durable_seq", 0.0)
+        return {**self.counts.gauges(self.version), **self._link.gauges(), **log, "log_lag": lag}
+
+    async def _draft(self, request: ChatRequest) -> Draft:
+        """The best of the edge model's proposals; an edge engine that fails proposes nothing valid."""
+        sampling = replace(request.sampling, n=self.options.drafts)
+        began = self._clock()
+        try:
+            generation = await self._engine.generate(request.prompt, sampling)
+        except EngineError as why:
+            logger.warning("the edge model failed, request %s goes to the cloud: %s", request.request_id, why)
+            nothing = Completion("", (), "stop", 0)
+            guess = len(request.payload) // BYTES_PER_TOKEN
+            return Draft(nothing, ParsedText(""), f"the edge model failed: {why}", 0.0, self.version, guess, 0.0)
+        seconds = self._clock() - began
+        drafts = [self._scored(request, generation, c, seconds) for c in generation.completions]
+        return max(drafts, key=lambda draft: (draft.error is None, draft.score))
+
+    def _scored(self, request: ChatRequest, generation: Generation, completion: Completion, seconds: float) -> Draft:
+        parsed = parse(completion.text)
+        error = request.problem(parsed)
+        score = self._scorers.of(generation.version).score(completion, valid=error is None)
+        return Draft(completion, parsed, error, score, generation.version, generation.prompt_tokens, seconds)
+
+    def _situation(self, request: ChatRequest, draft: Draft) -> Situation:
+        link = self._link.state()
+        snapshot, policy = self.rules.current()
+        edge_only = self._cloud is None
+        threshold = 0.0 if edge_only else policy.threshold(link, snapshot.prices, _work(request, draft))
+        can_audit = not edge_only and link.up and len(self._audits) < self.options.audit_limit
+        audit_rate = self.options.audit_rate if can_audit else 0.0
+        return Situation(link, snapshot, self.rules.kind, threshold, audit_rate)
+
+    def _decide(self, draft: Draft, situation: Situation) -> Decision:
+        link_up = situation.link.up or self._cloud is None
+        return decide(draft.score, draft.error is None, situation.threshold, link_up, situation.audit_rate)
+
+    async def _settle(self, request: ChatRequest, draft: Draft, situation: Situation, decision: Decision) -> Answer:
+        """Carry the decision out; where the cloud fails, the best valid draft stands in."""
+        route, reason, cloud = decision.route, decision.reason, None
+        if decision.route is Route.CLOUD:
+            cloud = await self._ask_cloud(request, situation.snapshot.prices)
+            if cloud.error is not None:
+                route, reason = Route.EDGE, Reason.CLOUD_FAILED
+        served = _from_cloud(cloud) if cloud and cloud.error is None else await self._from_edge(request, draft, cloud)
+        return Answer(request, situation, draft, decision, served, route, reason, 0.0, cloud)
+
+    async def _ask_cloud(self, request: ChatRequest, prices: Prices) -> CloudCall:
+        """What the cloud answers; an answer the validity gate rejects is an error too, but a paid one."""
+        began, model = self._clock(), self.options.cloud_model
+        try:
+            if self._cloud is None:
+                raise Unreachable("no cloud is configured")
+            generation = await self._cloud.generate(request.cloud_prompt, request.sampling)
+        except NetGPTError as why:
+            seconds = self._clock() - began
+            self._link.observe_offload(len(request.payload), 0, seconds, None, not isinstance(why, Unreachable))
+            return CloudCall(model, seconds, error=f"{type(why).__name__}: {why}")
+        seconds = self._clock() - began
+        self._link.observe_offload(generation.up_bytes, generation.down_bytes, seconds, None, True)
+        parsed = parse(generation.completions[0].text)
+        return CloudCall(model, seconds, generation, parsed, request.problem(parsed), _paid(generation, prices))
+
+    async def _from_edge(self, request: ChatRequest, draft: Draft, cloud: CloudCall | None) -> Served:
+        if draft.error is None:
+            return _from_draft(draft)
+        strict = await self._strict_draft(request)
+        if strict is not None:
+            return strict
+        why_not = cloud.error if cloud else "the link is down"
+        raise Refused(f"no answer: the cloud is not to be had ({why_not}), nor a valid draft", UNAVAILABLE)
+
+    async def _strict_draft(self, request: ChatRequest) -> Served | None:
+        """The last resort where a grammar can say what is valid: an answer whose score would mean nothing."""
+        if request.strict_prompt is None:
+            return None
+        try:
+            generation = await self._engine.generate(request.strict_prompt, request.sampling)
+        except NetGPTError as why:
+            logger.warning("no draft under a grammar for request %s: %s", request.request_id, why)
+            return None
+        completion = generation.completions[0]
+        text = closed(completion.text)
+        parsed = parse(text)
+        return None if request.problem(parsed) else _served(text, parsed, generation, completion)
+
+    def _finish(self, answer: Answer) -> None:
+        """Log now, or after the audit if this answer is drawn for one."""
+        self.counts.answered(answer)
+        for observer in self.observers:
+            observer.answered(answer)
+        kept = answer.reason is Reason.SCORE_PASSED
+        if kept and self._rng.random() < answer.decision.propensity:
+            audit = asyncio.create_task(self._audit(answer), name=f"audit-{answer.request.request_id}")
+            self._audits.add(audit)
+            audit.add_done_callback(self._audits.discard)
+        else:
+            self._record(answer, answer.cloud)
+
+    async def _audit(self, answer: Answer) -> None:
+        """Ask the cloud what it would have answered, for the log alone."""
+        found = CloudCall(self.options.cloud_model, 0.0, error="the audit was cut off")
+        try:
+            found = await self._ask_cloud(answer.request, answer.situation.snapshot.prices)
+        finally:
+            self.counts.audited(found)
+            self._record(answer, found)
+
+    def _record(self, answer: Answer, cloud: CloudCall | None) -> None:
+        try:
+            self._log.append(to_record(answer, cloud, self._wall()))
+        except Exception:  # whatever a log does, the client has its answer
+            self.counts.log_failures += 1
+            logger.exception("request %s could not be logged", answer.request.request_id)
+
+
+def _work(request: ChatRequest, draft: Draft) -> CloudWork:
+    """What the cloud would have to do, as far as the draft tells."""
+    up = len(request.payload) + UP_OVERHEAD_BYTES
+    down = len(draft.completion.text.encode()) + DOWN_OVERHEAD_BYTES
+    return CloudWork(up, down, draft.prompt_tokens, draft.completion.tokens)
+
+
+def _paid(generation: Generation, prices: Prices) -> float:
+    tokens = sum(completion.tokens for completion in generation.completions)
+    cached = min(generation.cached_tokens, generation.prompt_tokens)
+    work = CloudWork(generation.up_bytes, generation.down_bytes, generation.prompt_tokens, tokens, cached)
+    return cloud_cost_usd(work, prices)
+
+
+def _from_draft(draft: Draft) -> Served:
+    completion = draft.completion
+    return Served(
+        completion.text, draft.parsed, completion.finish_reason, draft.version, draft.prompt_tokens, completion.tokens
+    )
+
+
+def _from_cloud(cloud: CloudCall) -> Served:
+    assert cloud.generation is not None
+    assert cloud.parsed is not None
+    completion = cloud.generation.completions[0]
+    return _served(completion.text, cloud.parsed, cloud.generation, completion)
+
+
+def _served(text: str, parsed: ParsedText, generation: Generation, completion: Completion) -> Served:
+    return Served(
+        text, parsed, completion.finish_reason, generation.version, generation.prompt_tokens, completion.tokens
+    )

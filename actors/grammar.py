@@ -1,0 +1,39 @@
+"""JSON Schema to the grammar that constrains decoding, the same for every local engine.
+
+The grammar leaves a model its own style (compact like ours, or one space after a comma like Qwen) and no more
+than that: with unlimited white space, a model unsure of the next value can spend its whole budget on blanks.
+Keywords xgrammar does not know (``uniqueItems``) are not enforced; callers check the answer anyway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from policies.errors import BadRequest, EngineError
+
+MAX_SPACES = 1
+
+
+def json_grammar(schema: Mapping[str, Any]) -> str:
+    """EBNF that accepts exactly the JSON texts ``schema`` allows.
+
+    Raises:
+        BadRequest: it is no schema that can be decoded against.
+        EngineError: xgrammar is not installed.
+    """
+    return _ebnf(json.dumps(schema))
+
+
+@lru_cache(maxsize=256)  # tool sets repeat from request to request; beyond 256 a schema is converted again (~1 ms)
+def _ebnf(schema: str) -> str:
+    try:
+        import xgrammar  # noqa: PLC0415
+    except ImportError as why:
+        raise EngineError(f"decoding against a JSON schema needs the package xgrammar: {why}") from why
+    try:
+        return str(xgrammar.Grammar.from_json_schema(schema, max_whitespace_cnt=MAX_SPACES))
+    except (RuntimeError, ValueError) as why:
+        raise BadRequest(f"this JSON schema cannot be decoded against: {why}", "response_format") from why

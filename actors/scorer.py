@@ -1,0 +1,44 @@
+"""The score of a draft: the validity gate, then the calibrated log-probability features.
+
+A scorer belongs to one version of the weights; ``EdgeNode`` keeps one per version. No Ray, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.engine import Completion
+from policies.calibration import Calibrator
+from policies.errors import StoreError
+from policies.score import features
+
+CALIBRATOR_FILE = "calibrator.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """s = P(draft correct) for drafts of one version of the weights."""
+
+    calibrator: Calibrator
+
+    @classmethod
+    def load(cls, directory: Path) -> Scorer:
+        """Read ``calibrator.json`` of a model version's directory.
+
+        Raises:
+            StoreError: the file is missing or is not a calibrator for the features computed here.
+        """
+        path = directory / CALIBRATOR_FILE
+        try:
+            return cls(Calibrator.from_json(path.read_text(encoding="utf-8")))
+        except OSError as why:
+            raise StoreError(f"{path}: cannot be read ({why.strerror or why})") from why
+        except ValueError as why:
+            raise StoreError(f"{path}: {why}") from why
+
+    def score(self, completion: Completion, valid: bool) -> float:
+        """P(``completion`` correct) in [0, 1]; 0 for one the validity gate rejected."""
+        if not valid:
+            return 0.0
+        return float(self.calibrator.predict(features(completion.logprobs)))

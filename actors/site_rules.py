@@ -1,0 +1,82 @@
+"""What a site decides with: the router's last snapshot while it is fresh, the scorer of each version of its weights.
+
+Both are bounded state and no more: ``SiteRules`` builds the threshold policy once per snapshot, ``Scorers``
+keeps the calibrators of the last few versions, so a draft made before a swap is scored by the calibrator it belongs to.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from actors.scorer import Scorer
+from policies.control import Held, Snapshot, in_force
+from policies.threshold import ThresholdPolicy
+
+logger = logging.getLogger(__name__)
+
+KEPT_SCORERS = 4  # drafts in flight span two versions, a roll-back three; the oldest beyond that is forgotten
+
+
+class SiteRules:
+    """The snapshot in force and the threshold policy built from it.
+
+    Args:
+        kind: name of the policy, for the log.
+        default: the site's own conservative snapshot, in force when the router's has expired.
+        build: threshold policy of a snapshot; raises ValueError when its numbers are out of range.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        default: Snapshot,
+        build: Callable[[Snapshot], ThresholdPolicy],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.kind, self.refused = kind, 0
+        self._default, self._build, self._clock = default, build, clock
+        self._default_policy = build(default)
+        self._held: tuple[Held, ThresholdPolicy] | None = None
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Decide with ``snapshot`` from now on; one that makes no sense is counted and ignored."""
+        try:
+            policy = self._build(snapshot)
+        except ValueError as why:
+            self.refused += 1
+            logger.error("snapshot %d is ignored: %s", snapshot.seq, why)
+            return
+        self._held = Held(snapshot, self._clock()), policy
+
+    def current(self) -> tuple[Snapshot, ThresholdPolicy]:
+        """The snapshot in force now, and its policy."""
+        if self._held is not None:
+            held, policy = self._held
+            if in_force(held, self._default, self._clock()) is held.snapshot:
+                return held.snapshot, policy
+        return self._default, self._default_policy
+
+
+class Scorers:
+    """The scorers of the last few versions of the weights, by version."""
+
+    def __init__(self, version: str, scorer: Scorer) -> None:
+        self._by_version = {version: scorer}
+
+    def add(self, version: str, scorer: Scorer) -> None:
+        """Know ``scorer`` as that of ``version``, from before its weights go live."""
+        self._by_version.pop(version, None)
+        self._by_version[version] = scorer
+        while len(self._by_version) > KEPT_SCORERS:
+            self._by_version.pop(next(iter(self._by_version)))
+
+    def of(self, version: str) -> Scorer:
+        """The scorer of the weights that made a draft; of an unknown version, the newest."""
+        return self._by_version.get(version) or next(reversed(self._by_version.values()))
+
+    def drop(self, version: str) -> None:
+        """Forget ``version``, whose weights never went live."""
+        self._by_version.pop(version, None)

@@ -1,0 +1,249 @@
+"""Supervised training on the cloud's answers, held to the model it started from.
+
+``Trainer`` loads a Hugging Face causal decoder twice: frozen as the prior pi_SFT, and as the candidate with float32
+master weights (products in bfloat16 where the machine has it). A step takes a few labelled samples and a few anchors
+and minimises ``policies.losses.anchored_loss``; only answer tokens and the end token count, and only their logits are
+computed. The prior's logits on the anchors are computed once. No Ray, no log, no judgement: see ``actors.training``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from actors.engine import Prompt
+from actors.rendering import Renderer
+from actors.training import Progress, Sample, TrainConfig
+from policies.errors import BadRequest, EngineError
+from policies.losses import Anchor, AnchoredLoss, anchored_loss
+
+logger = logging.getLogger(__name__)
+
+PACE_STEPS = 5  # from then on the pace is known well enough to plan with
+REPORT_EVERY = 10  # steps between two calls of the progress hook
+LIVE_ONLY = ("calibrator.json", "MANIFEST.json")  # belong to the base version's own weights
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pth")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A sample as tokens: the loss is on ``ids[start:]``, each weighing ``weight``."""
+
+    ids: list[int]
+    start: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one step; rows are padded on the right, where a causal model cannot look.
+
+    ``rows`` and ``columns`` [n] are the positions that predict ``targets`` [n], which count with ``weights`` [n].
+    """
+
+    ids: Tensor
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+class Trainer:
+    """One round on one model.
+
+    Args:
+        base_dir: the model to start from.
+        config: hyper-parameters.
+
+    Raises:
+        EngineError: the model cannot be loaded; names the directory.
+    """
+
+    def __init__(self, base_dir: Path, config: TrainConfig) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self._dir, self._config = base_dir, config
+        self._random = random.Random(config.seed)
+        self._device = device_of(config)
+        self._encoder = SampleEncoder(base_dir, config.context)
+        self._prior = load_model(base_dir, self._device, torch.float32)
+        self._model = load_model(base_dir, self._device, torch.float32)
+        self._model.train()
+
+    def fit(self, labels: Sequence[Sample], anchors: Sequence[Sample], progress: Progress) -> dict[str, float]:
+        """Train; returns the last figures (``step``, ``loss``, ``nll``, ``kl``, ``samples``, ``anchors``, ``seconds``).
+
+        Raises:
+            EngineError: no label fits the context, or the loss is no longer a number.
+        """
+        wanted, kept = self._encoder.encode_all(labels), self._encoder.encode_all(anchors)
+        if not wanted:
+            raise EngineError(f"{self._dir}: none of {len(labels)} samples fits a context of {self._config.context}")
+        optimizer = self._optimizer()
+        batches = zip(self._draw(wanted, self._config.batch_size), self._draw(kept, self._anchors()), strict=False)
+        started, figures = time.perf_counter(), {"samples": float(len(wanted)), "anchors": float(len(kept))}
+        step, steps = 0, self._config.steps
+        for label, anchor in batches:
+            _set_rate(optimizer, self._config, step / steps)
+            loss = self._step(label, anchor, optimizer)
+            step, spent = step + 1, time.perf_counter() - started
+            steps = self._affordable(step, steps, spent)
+            if step % REPORT_EVERY == 0 or step >= steps:
+                figures |= _figures(step, steps, loss, spent)
+                progress(figures)
+            if step >= steps:
+                break
+        return figures
+
+    def save(self, directory: Path) -> None:
+        """Write the candidate as bfloat16 safetensors beside the base's tokenizer and configuration."""
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(
+            self._dir, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LIVE_ONLY, *WEIGHTS, ".*")
+        )
+        self._model.to(torch.bfloat16).save_pretrained(directory)
+
+    def _anchors(self) -> int:
+        return self._config.anchor_batch if self._config.anchor_weight else 0
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        matrices = [p for p in self._model.parameters() if p.ndim > 1]
+        others = [p for p in self._model.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": self._config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self._config.lr, betas=(0.9, 0.98), fused=True)
+
+    def _draw(self, samples: list[Encoded], size: int) -> Iterator[list[Encoded]]:
+        """Batches of ``size`` without end; every sample once before any comes twice."""
+        queue: list[Encoded] = []
+        while True:
+            while samples and len(queue) < size:
+                queue += self._random.sample(samples, len(samples))
+            batch, queue = queue[:size], queue[size:]
+            yield batch
+
+    def _step(self, label: list[Encoded], anchor: list[Encoded], optimizer: torch.optim.Optimizer) -> AnchoredLoss:
+        batch = collate(label, self._device)
+        with torch.autocast(self._device, torch.bfloat16, enabled=fast_half(self._device)):
+            logits = answer_logits(self._model, batch)
+            stay = self._stay(anchor, logits)
+        loss = anchored_loss(logits, batch.targets, batch.weights, stay, self._config.anchor_weight)
+        if not torch.isfinite(loss.total):
+            raise EngineError(f"{self._dir}: training diverged, the loss is {loss.total.item()}; lower learner.lr")
+        optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
+        optimizer.step()
+        return loss
+
+    def _stay(self, anchor: list[Encoded], like: Tensor) -> Anchor:
+        """What both models say along the anchor samples."""
+        if not anchor:
+            none = like.new_empty(0, like.shape[-1])
+            return Anchor(none, none, none.new_empty(0))
+        batch = collate(anchor, self._device)
+        with torch.no_grad():
+            prior = answer_logits(self._prior, batch)
+        return Anchor(prior, answer_logits(self._model, batch), batch.weights)
+
+    def _affordable(self, step: int, steps: int, spent: float) -> int:
+        """Fewer steps when the pace so far would break the time limit, so that the rate still decays to 0."""
+        if step < PACE_STEPS and spent < self._config.time_limit_s:
+            return steps
+        affordable = max(step, int(step * self._config.time_limit_s / spent))
+        if affordable < steps:
+            logger.warning("%s: %d of %d steps fit in the time limit", self._dir, affordable, self._config.steps)
+        return min(steps, affordable)
+
+
+class SampleEncoder:
+    """Samples to tokens with the prompt the engines read; what cannot be rendered or is too long is left out."""
+
+    def __init__(self, directory: Path, context: int) -> None:
+        self._renderer = Renderer(directory, context)
+        self.tokenizer = self._renderer.tokenizer
+
+    def prompt(self, sample: Sample, room: int) -> list[int] | None:
+        """Prompt tokens that leave ``room`` for the answer, or None."""
+        try:
+            return self._renderer.render(Prompt(sample.messages, sample.tools), room)
+        except BadRequest as why:
+            logger.info("a sample is left out: %s", why)
+            return None
+
+    def encode_all(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Prompt, answer and end token of every sample that fits."""
+        encoded = []
+        for sample in samples:
+            answer = self.tokenizer(sample.answer, add_special_tokens=False).input_ids
+            answer = [*answer, self.tokenizer.eos_token_id]
+            prompt = self.prompt(sample, len(answer))
+            if prompt is not None:
+                encoded.append(Encoded(prompt + answer, len(prompt), sample.weight))
+        return encoded
+
+
+def answer_logits(model: Any, batch: Batch) -> Tensor:
+    """Logits at the positions that predict answer tokens, shape [n, vocabulary]."""
+    hidden = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return model.get_output_embeddings()(hidden[batch.rows, batch.columns])  # type: ignore[no-any-return]
+
+
+def collate(samples: Sequence[Encoded], device: str) -> Batch:
+    """Tensors of some samples; every answer token counts with its sample's weight."""
+    width = max(len(s.ids) for s in samples)
+    ids = torch.tensor([s.ids + [0] * (width - len(s.ids)) for s in samples])
+    places = [(row, at) for row, s in enumerate(samples) for at in range(s.start, len(s.ids))]
+    weights = torch.tensor([samples[row].weight for row, _ in places])
+    rows, at = torch.tensor(places).T
+    tensors = (ids, rows, at - 1, ids[rows, at], weights)
+    return Batch(*(tensor.to(device) for tensor in tensors))
+
+
+def load_model(directory: Path, device: str, dtype: torch.dtype) -> Any:
+    """A causal decoder of transformers in ``dtype`` on ``device``, in evaluation mode.
+
+    Raises:
+        EngineError: it cannot be loaded; names the directory and why.
+    """
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as why:
+        raise EngineError(f"model directory {directory}: cannot be loaded for training: {why}") from why
+    return model.to(device)
+
+
+def device_of(config: TrainConfig) -> str:
+    """The torch device type ``auto`` stands for."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fast_half(device: str) -> bool:
+    """Whether products in bfloat16 are faster than in float32 here."""
+    return device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _figures(step: int, steps: int, loss: AnchoredLoss, seconds: float) -> dict[str, float]:
+    values = {"loss": loss.total.item(), "nll": loss.nll.item(), "kl": loss.kl.item()}
+    return {"step": float(step), "steps": float(steps), **values, "seconds": seconds}
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, done: float) -> None:
+    """Warm-up, then linear to 0, by the share of the run that is done."""
+    rate = config.lr * min((done + 1e-3) / max(config.warmup, 1e-3), (1.0 - done) / (1.0 - config.warmup), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,151 @@
+"""One training round as data, and how it runs: train, save, answer the held-out prompts with both models.
+
+``TrainingJob`` is everything a worker needs and nothing of the log's form; it travels as one JSON file, so the
+process that trains may be anywhere the directory can be read. ``run_job`` does the work in this process (no Ray:
+``cluster.train_job`` wraps it). Results: ``<work_dir>/candidate`` in Hugging Face form, and a ``TrainingOutcome``.
+Judging is not done here (``policies.gate``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+JOB_FILE, CANDIDATE = "job.json", "candidate"
+
+Progress = Callable[[dict[str, float]], None]
+"""Told the figures of the run from time to time: ``step``, ``steps``, ``loss``, ``nll``, ``kl``, ``seconds``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt (OpenAI messages and tools), the answer to learn or to stay with, and its weight."""
+
+    messages: Sequence[Any]
+    tools: Sequence[Any]
+    answer: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Hyper-parameters of one round.
+
+    Args:
+        steps: optimiser steps; ``time_limit_s`` shortens the plan when the pace is too slow for them.
+        batch_size, anchor_batch: labelled and anchor samples in one step.
+        lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
+        anchor_weight: beta_F of KL(pi_SFT || pi).
+        context: samples with more tokens than this are left out.
+        max_new_tokens: longest answer when the models are evaluated.
+        threads: of this process's CPU work; ``device`` is a torch device or auto.
+    """
+
+    steps: int = 300
+    batch_size: int = 16
+    anchor_batch: int = 4
+    lr: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    anchor_weight: float = 0.1
+    context: int = 1024
+    max_new_tokens: int = 160
+    time_limit_s: float = 120.0
+    threads: int = 1
+    device: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """What a round works on.
+
+    Args:
+        base_dir: the model it starts from: pi_SFT, frozen.
+        work_dir: where the candidate goes; created.
+        labels: what to learn: the cloud's answers.
+        anchors: what to keep: answers of the base model that were right or were served.
+        trials: held-out prompts that both models answer (``answer`` unused).
+        drift: held-out answers of the base model, on which KL(pi_SFT || pi) is measured.
+    """
+
+    base_dir: str
+    work_dir: str
+    labels: Sequence[Sample]
+    anchors: Sequence[Sample] = ()
+    trials: Sequence[Sample] = ()
+    drift: Sequence[Sample] = ()
+    config: TrainConfig = TrainConfig()
+
+    def save(self) -> Path:
+        """Write ``<work_dir>/job.json`` and return its path."""
+        path = Path(self.work_dir) / JOB_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> TrainingJob:
+        """Read what ``save`` wrote."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("labels", "anchors", "trials", "drift"):
+            data[name] = [Sample(**sample) for sample in data[name]]
+        return cls(**{**data, "config": TrainConfig(**data["config"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A greedy answer and its tokens' natural-log probabilities (the end token included); None: prompt too long."""
+
+    text: str
+    logprobs: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """What a round made: the candidate's directory and both models' answers to the trials, in their order."""
+
+    candidate_dir: str
+    base: Sequence[Draft | None]
+    candidate: Sequence[Draft | None]
+    drift_nats: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainingOutcome:
+        """Read what ``to_json`` wrote."""
+        data = json.loads(text)
+        for name in ("base", "candidate"):
+            data[name] = [Draft(**draft) if draft else None for draft in data[name]]
+        return cls(**data)
+
+
+def run_job(job: TrainingJob, progress: Progress | None = None) -> TrainingOutcome:
+    """Train on ``job.labels``, save the candidate, and evaluate it beside the base model.
+
+    Raises:
+        EngineError: the base model cannot be loaded, or nothing can be learnt from.
+    """
+    from actors.evaluator import Evaluator  # noqa: PLC0415  (torch loads in the process that trains)
+    from actors.trainer import Trainer  # noqa: PLC0415
+
+    base, candidate = Path(job.base_dir), Path(job.work_dir) / CANDIDATE
+    started = time.perf_counter()
+    trainer = Trainer(base, job.config)
+    figures = trainer.fit(job.labels, job.anchors, progress or (lambda _: None))
+    trainer.save(candidate)
+    trained = time.perf_counter()
+    before, after = (Evaluator(path, job.config) for path in (base, candidate))
+    drafts = before.answer(job.trials), after.answer(job.trials)
+    drift = after.drift(before, job.drift)
+    figures |= {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
+    return TrainingOutcome(str(candidate), *drafts, drift, figures)

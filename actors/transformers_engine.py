@@ -1,0 +1,261 @@
+"""Hugging Face ``generate`` behind the ``Engine`` protocol, for machines where vLLM does not run.
+
+One worker thread owns the model: generations and loads happen there one after the other, so a load always
+falls between two generations and no generation ever mixes versions. The same prompts, grammar and
+log-probabilities as ``vllm_engine``; slower when requests come together, because they are not batched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, StoppingCriteria
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+
+from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling
+from actors.engine_settings import LocalSettings
+from actors.grammar import json_grammar
+from actors.rendering import Renderer, model_directory
+from actors.weights import check_weights, read_shapes
+from policies.errors import EngineError
+
+T = TypeVar("T")
+
+# Requests taken and not yet answered; they run one by one, so more would only wait longer than a client does.
+# A full queue answers with EngineError at once.
+MAX_PENDING = 64
+
+
+class TransformersEngine:
+    """A local model served by transformers (CPU or GPU).
+
+    Args:
+        source: a model directory, or a Hugging Face id.
+        version: what its weights are called in every ``Generation``.
+        settings: how to run it.
+    """
+
+    def __init__(self, source: str | Path, version: str, settings: LocalSettings | None = None) -> None:
+        self.source, self.version = source, version
+        self._settings = settings or LocalSettings()
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="transformers")
+        self._model: Any = None
+        self._compiler: Any = None
+        self._running: set[threading.Event] = set()  # one per request; set when nobody wants its answer any more
+        self._closed = False
+
+    async def setup(self) -> None:
+        """Load the model.
+
+        Raises:
+            EngineError: it cannot be loaded; names it and says why.
+        """
+        await self._in_worker(self._start)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill."""
+        self._check_usable()
+        started = time.perf_counter()
+        ids = self._renderer.render(prompt, sampling.max_tokens)
+        cancelled = threading.Event()
+        self._running.add(cancelled)
+        try:
+            answers, version = await self._in_worker(lambda: self._generate(ids, prompt, sampling, cancelled))
+        finally:
+            cancelled.set()
+            self._running.discard(cancelled)
+        return Generation(answers, len(ids), version, time.perf_counter() - started)
+
+    async def load(self, path: Path, version: str) -> LoadReport:
+        """See ``Engine``; waits for the generation that runs, so it ends on the weights it began with."""
+        self._check_usable()
+        asked = time.perf_counter()
+        await asyncio.to_thread(check_weights, path, self._shapes)
+        verified = time.perf_counter()
+        drained, live = await self._in_worker(lambda: self._swap(path, version))
+        moments = {"verified_s": verified - asked, "drained_s": drained - asked, "live_s": live - asked}
+        return LoadReport(version, gap_s=live - drained, moments=moments)
+
+    async def close(self) -> None:
+        """See ``Engine``."""
+        self._closed = True
+        for cancelled in self._running:
+            cancelled.set()
+        await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
+        self._model = None
+
+    def gauges(self) -> dict[str, float]:
+        """Requests taken and not yet answered, and whether the model can still answer (1)."""
+        return {"pending": float(len(self._running)), "usable": float(not self._closed)}
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise EngineError(f"model {self.source}: the engine is closed")
+        if len(self._running) >= MAX_PENDING:
+            raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
+
+    async def _in_worker(self, work: Callable[[], T]) -> T:
+        future = self._worker.submit(work)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if self._closed:  # close() has dropped the work, nobody has cancelled the caller
+                raise EngineError(f"model {self.source}: the engine was closed") from None
+            raise
+
+    # Below: the worker's thread.
+
+    def _start(self) -> None:
+        if self._settings.threads:
+            torch.set_num_threads(self._settings.threads)
+        directory = model_directory(self.source)
+        self._renderer = Renderer(directory, self._settings.max_model_len)
+        self._shapes = read_shapes(directory)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = _load_model(directory, self._settings.dtype).to(self._device)
+
+    def _generate(
+        self, ids: list[int], prompt: Prompt, sampling: Sampling, cancelled: threading.Event
+    ) -> tuple[tuple[Completion, ...], str]:
+        recorder = _Recorder(len(ids))
+        ending = _Ending(len(ids), self._end_tokens(), sampling.stop, self._renderer.tokenizer, cancelled)
+        processors = [*self._grammar(prompt), recorder]
+        with torch.random.fork_rng(enabled=sampling.seed is not None):
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            rows = self._model.generate(
+                torch.tensor([ids] * sampling.n, device=self._device),
+                attention_mask=torch.ones(sampling.n, len(ids), dtype=torch.long, device=self._device),
+                logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList([ending]),
+                **self._options(sampling),
+            )
+        if self._closed:
+            raise EngineError(f"model {self.source}: the engine was closed")
+        logprobs = recorder.finish(rows)
+        lengths = [ending.lengths.get(i, rows.shape[1] - len(ids)) for i in range(sampling.n)]
+        answers = [
+            self._completion(prompt.prefill, row[len(ids) :][:length], logprob[:length], i in ending.lengths, sampling)
+            for i, (row, logprob, length) in enumerate(zip(rows.tolist(), logprobs, lengths, strict=True))
+        ]
+        return tuple(answers), self.version
+
+    def _options(self, sampling: Sampling) -> dict[str, Any]:
+        # Every option a model's generation_config.json could set is set here, so that it cannot.
+        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        neutral = {"temperature": None, "top_p": None, "top_k": None}
+        return {
+            "max_new_tokens": sampling.max_tokens,
+            "do_sample": sampling.temperature > 0,
+            "repetition_penalty": 1.0,
+            "pad_token_id": self._renderer.tokenizer.pad_token_id or self._end_tokens()[0],
+            **(drawn if sampling.temperature > 0 else neutral),
+        }
+
+    def _grammar(self, prompt: Prompt) -> list[LogitsProcessor]:
+        if prompt.schema is None:
+            return []
+        grammar = json_grammar(prompt.schema)
+        import xgrammar  # noqa: PLC0415
+        from xgrammar.contrib.hf import LogitsProcessor as Masking  # noqa: PLC0415
+
+        if self._compiler is None:
+            vocabulary = self._model.config.vocab_size
+            info = xgrammar.TokenizerInfo.from_huggingface(
+                self._renderer.tokenizer, vocab_size=vocabulary, stop_token_ids=self._end_tokens()
+            )
+            self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+        return [Masking(self._compiler.compile_grammar(grammar))]
+
+    def _end_tokens(self) -> list[int]:
+        ends = self._model.generation_config.eos_token_id
+        ends = self._renderer.tokenizer.eos_token_id if ends is None else ends
+        return [ends] if isinstance(ends, int) else list(ends)
+
+    def _completion(
+        self, prefill: str, ids: Sequence[int], logprobs: Sequence[float], ended: bool, sampling: Sampling
+    ) -> Completion:
+        text = self._renderer.tokenizer.decode(ids, skip_special_tokens=True)
+        text = cut(text.rstrip("\ufffd"), sampling.stop)  # half a character at the end is no text
+        return Completion(prefill + text, tuple(logprobs), "stop" if ended else "length", len(ids))
+
+    def _swap(self, path: Path, version: str) -> tuple[float, float]:
+        drained = time.perf_counter()
+        state: dict[str, torch.Tensor] = {}
+        for file in sorted(path.glob("*.safetensors")):  # all in memory before the first weight changes
+            state |= load_file(file)
+        self._model.load_state_dict(state, strict=False)  # tied heads are not in the file; the rest was checked
+        self.version = version
+        return drained, time.perf_counter()
+
+
+class _Recorder(LogitsProcessor):  # type: ignore[misc]
+    """Log-probabilities of the chosen tokens, after the grammar's mask and before temperature, as vLLM's."""
+
+    def __init__(self, prompt_tokens: int) -> None:
+        self._start, self._last = prompt_tokens, torch.empty(0)
+        self._chosen: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._choose(input_ids)
+        self._last = torch.log_softmax(scores.float(), dim=-1)
+        return scores
+
+    def finish(self, rows: torch.Tensor) -> list[list[float]]:
+        """Log-probabilities of ``rows``' answers, shape [n][tokens of the longest]."""
+        self._choose(rows)
+        return torch.cat(self._chosen, dim=1).tolist() if self._chosen else [[] for _ in rows]
+
+    def _choose(self, input_ids: torch.Tensor) -> None:
+        if input_ids.shape[1] > self._start:  # one column at a time: the whole vocabulary is kept for one step only
+            self._chosen.append(self._last.gather(1, input_ids[:, -1:]))
+
+
+class _Ending(StoppingCriteria):  # type: ignore[misc]
+    """Where each row ended (``lengths``, tokens by row), at an end token or stop string; all end when cancelled."""
+
+    def __init__(
+        self, start: int, ends: Sequence[int], stop: Sequence[str], tokenizer: Any, cancelled: threading.Event
+    ) -> None:
+        self._start, self._ends, self._stop = start, frozenset(ends), stop
+        self._tokenizer, self._cancelled = tokenizer, cancelled
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        for i, row in enumerate(input_ids[:, self._start :].tolist()):
+            if i not in self.lengths and self._ended(row):
+                self.lengths[i] = len(row)
+        done = [self._cancelled.is_set() or i in self.lengths for i in range(len(input_ids))]
+        return torch.tensor(done, device=input_ids.device)
+
+    def _ended(self, row: list[int]) -> bool:
+        if row[-1] in self._ends:
+            return True
+        if not self._stop:
+            return False
+        text = self._tokenizer.decode(row, skip_special_tokens=True)
+        return any(stop in text for stop in self._stop)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """``text`` up to the first of ``stops``."""
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def _load_model(directory: Path, dtype: str) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            directory, dtype=getattr(torch, dtype), local_files_only=True
+        ).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as why:
+        raise EngineError(f"model directory {directory}: transformers cannot load it: {why}") from why

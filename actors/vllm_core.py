@@ -1,0 +1,242 @@
+"""vLLM's ``LLMEngine`` in this process, as one thread drives it: start, add, abort, step, load, close.
+
+Synchronous and single-threaded by design; ``vllm_engine`` gives it its thread and an asyncio face. vLLM is
+imported by ``start``, after ``ENVIRONMENT`` is set, because vLLM and torch read it when they are imported.
+
+vLLM keeps two things per process rather than per engine. The forward context of a step is a module global,
+so engines in one process take turns (``_turn``). The process groups die with the first engine that is shut
+down, so closed engines wait in ``_closed`` until the last live one closes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from actors.engine import Completion, Sampling
+from actors.engine_settings import LocalSettings
+from actors.grammar import json_grammar
+from policies.errors import BadRequest, EngineError, NetGPTError
+
+if TYPE_CHECKING:
+    from vllm import LLMEngine, RequestOutput, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core runs in the thread that calls step
+    "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to vLLM's authors
+    "VLLM_CONFIGURE_LOGGING": "0",  # logging is configured once, by the program
+}
+CPU_ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would pin this whole process, event loop included
+    "TORCH_COMPILE_DISABLE": "1",  # else the first request with logprobs compiles for 15 s
+}
+
+_turn = threading.RLock()
+_live: list[Any] = []
+_closed: list[Any] = []
+_set_num_threads = torch.set_num_threads  # vLLM's CPU worker replaces it by a stub when the first engine starts
+
+
+class VllmCore:
+    """One model in vLLM; every method is called from the same thread.
+
+    Args:
+        directory: a Hugging Face model directory.
+        context: tokens that prompt and answer may take together.
+        settings: dtype, KV cache, threads and what else vLLM is given.
+    """
+
+    def __init__(self, directory: Path, context: int, settings: LocalSettings) -> None:
+        self.directory = directory
+        self._context, self._settings = context, settings
+        self._engine: LLMEngine | None = None
+
+    def start(self) -> None:
+        """Load the model.
+
+        Raises:
+            EngineError: vLLM cannot load it; names the directory and why.
+        """
+        set_environment()
+        from vllm import EngineArgs, LLMEngine  # noqa: PLC0415
+
+        with _turn:
+            if not torch.cuda.is_available():
+                torch.compiler.set_stance("force_eager")  # TORCH_COMPILE_DISABLE comes too late where torch came first
+            try:
+                self._engine = LLMEngine.from_engine_args(EngineArgs(**self._arguments()))
+            except Exception as why:  # vLLM raises whatever its loaders raise
+                raise EngineError(f"model directory {self.directory}: vLLM cannot load it: {why}") from why
+            _live.append(self._engine)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has something to do."""
+        return self._engine is not None and self._engine.has_unfinished_requests()
+
+    def add(self, key: str, ids: list[int], sampling: Sampling, schema: Mapping[str, Any] | None) -> None:
+        """Queue one request under ``key``.
+
+        Raises:
+            BadRequest: vLLM refuses its parameters or its schema.
+            EngineError: vLLM failed over it.
+        """
+        from vllm.exceptions import VLLMClientError  # noqa: PLC0415
+        from vllm.inputs import tokens_input  # noqa: PLC0415
+
+        try:
+            self._vllm.add_request(key, tokens_input(ids), _parameters(sampling, schema))
+        except (VLLMClientError, ValueError) as why:
+            self.abort(key)  # of n samples, some may be queued already
+            raise BadRequest(str(why), getattr(why, "parameter", None)) from why
+        except NetGPTError:
+            raise
+        except Exception as why:  # whatever a strange request brings about must not stop the engine for the others
+            self.abort(key)
+            raise EngineError(f"vLLM failed to take the request: {why!r}") from why
+
+    def abort(self, key: str) -> None:
+        """Forget a request; unknown keys are ignored."""
+        self._vllm.abort_request([key])
+
+    def step(self) -> list[RequestOutput]:
+        """One forward pass over everything that runs; the requests that finished with it."""
+        with _turn:
+            return [output for output in self._vllm.step() if output.finished]
+
+    def load(self, directory: Path) -> None:
+        """Replace the weights; requests in flight recompute their KV cache with the new ones.
+
+        Raises:
+            EngineError: it failed; the old weights are live again, and names the directory and why.
+        """
+        with _turn:
+            try:
+                self._reload(directory)
+            except Exception as why:  # as in start
+                self._roll_back()
+                raise EngineError(f"weights {directory}: {why}; still on {self.directory}") from why
+            self.directory = directory
+
+    def close(self) -> None:
+        """Free the model (together with vLLM's process-wide state when it is the last one)."""
+        with _turn:
+            if self._engine is None:
+                return
+            _live.remove(self._engine)
+            _closed.append(self._engine)
+            self._engine = None
+            while _closed and not _live:
+                _closed.pop().engine_core.shutdown()
+
+    @property
+    def _vllm(self) -> LLMEngine:
+        assert self._engine is not None, "start() comes first"
+        return self._engine
+
+    def _arguments(self) -> dict[str, Any]:
+        settings, cpu = self._settings, not torch.cuda.is_available()
+        if cpu and settings.threads:
+            _set_num_threads(settings.threads)  # counts for the calling thread, the one that will step
+        return {
+            "model": str(self.directory),
+            "dtype": settings.dtype,
+            "max_model_len": self._context,
+            "max_num_seqs": settings.max_num_seqs,
+            "kv_cache_memory_bytes": settings.kv_cache_bytes,
+            "enable_prefix_caching": True,
+            "enforce_eager": cpu,
+            "distributed_executor_backend": "uni",
+            "async_scheduling": False,  # a load must find no step in flight
+            # One fixed backend: vLLM's "auto" picks by schema, but an engine keeps the first it picked.
+            "structured_outputs_config": {"backend": "xgrammar"},
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            **settings.engine_args,
+        }
+
+    def _reload(self, directory: Path) -> None:
+        self._vllm.collective_rpc("reload_weights", kwargs={"weights_path": str(directory)})
+        self._vllm.collective_rpc(_repack_tied_head)
+        # Blocks of requests in flight count as used, and a cache in use is not reset: preempt them too.
+        self._vllm.reset_prefix_cache(reset_running_requests=True)
+
+    def _roll_back(self) -> None:
+        self._vllm.collective_rpc(_finish_reload)
+        self._reload(self.directory)
+
+
+def set_environment() -> None:
+    """Set what vLLM reads at import; a value the operator has set stays."""
+    wanted = ENVIRONMENT | ({} if torch.cuda.is_available() else CPU_ENVIRONMENT)
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"))
+
+
+def completions(output: RequestOutput, prefill: str) -> tuple[Completion, ...]:
+    """What a finished request answered, in sample order.
+
+    Raises:
+        EngineError: vLLM gave up on it.
+    """
+    for sample in output.outputs:
+        if sample.finish_reason not in ("stop", "length"):
+            raise EngineError(f"vLLM gave up on the request: {sample.finish_reason}")
+    return tuple(_completion(sample, prefill) for sample in sorted(output.outputs, key=lambda o: o.index))
+
+
+def _completion(sample: Any, prefill: str) -> Completion:
+    logprobs = tuple(sample.logprobs.logprobs) if sample.logprobs is not None else ()
+    return Completion(prefill + sample.text, logprobs, sample.finish_reason, len(sample.token_ids))
+
+
+def _parameters(sampling: Sampling, schema: Mapping[str, Any] | None) -> SamplingParams:
+    from vllm import SamplingParams  # noqa: PLC0415
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams  # noqa: PLC0415
+
+    return SamplingParams(
+        n=sampling.n,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        max_tokens=sampling.max_tokens,
+        logprobs=0,  # the chosen token's alone
+        flat_logprobs=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(grammar=json_grammar(schema)) if schema is not None else None,
+    )
+
+
+def _finish_reload(worker: Any) -> None:
+    """Bring a model whose reload broke half-way back to a state from which it can be reloaded."""
+    from vllm.model_executor.model_loader.reload import layerwise  # noqa: PLC0415
+
+    finish: Any = layerwise.finalize_layerwise_reload
+    finish(worker.model_runner.get_model(), worker.model_runner.model_config)
+
+
+def _repack_tied_head(worker: Any) -> None:
+    """Give a tied output head the new embedding; on CPU it would go on with its own packed copy of the old."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import (  # noqa: PLC0415
+        ParallelLMHead,
+        VocabParallelEmbedding,
+    )
+
+    if not worker.model_runner.model_config.hf_text_config.tie_word_embeddings:
+        return
+    modules = [m for m in worker.model_runner.get_model().modules() if isinstance(m, VocabParallelEmbedding)]
+    heads: Sequence[Any] = [m for m in modules if isinstance(m, ParallelLMHead)]
+    embeddings: Sequence[Any] = [m for m in modules if not isinstance(m, ParallelLMHead)]
+    for head in heads:
+        head.tie_weights(embeddings[0])
+        head.quant_method.process_weights_after_loading(head)

@@ -1,0 +1,146 @@
+"""The Ray session: our own on this machine, or a seat on a running cluster.
+
+``start`` prepares Ray's environment, checks what Ray would only say in a traceback (a port taken, a session already
+open), and returns a ``Session`` that knows the dashboard's URL and its token. ``Session.stop`` leaves no process and
+no port behind. It starts nothing on the session; that is ``placement`` and ``cloud_app``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.options import RayOptions
+from cluster.processes import tree, wait_gone
+from policies.errors import BadConfig
+
+log = logging.getLogger(__name__)
+
+NAMESPACE = "netgpt"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A live Ray session.
+
+    ``token`` opens the dashboard (its login page asks for it); ``local`` says whether ``stop`` ends Ray itself.
+    """
+
+    dashboard_url: str | None
+    token: str | None
+    address: str
+    local: bool
+    directory: str
+
+    def stop(self) -> None:
+        """Leave the session; a local one ends with every process it started. Safe to call twice."""
+        started = tree(self.directory) if self.local else []
+        ray.shutdown()
+        wait_gone(started)
+
+
+def start(
+    options: RayOptions, resources: Mapping[str, float] | None = None, environment: Mapping[str, str] | None = None
+) -> Session:
+    """Start Ray here, or join the cluster at ``options.address``.
+
+    Args:
+        resources: custom resources of this machine (``site:NAME``); a cluster's own nodes declare theirs.
+        environment: variables that every process of the session starts with.
+
+    Raises:
+        BadConfig: Ray already runs in this process, a port is taken, or no cluster answers at the address.
+    """
+    if ray.is_initialized():
+        raise BadConfig("Ray is already running in this process. Fix: stop that system first (ray.shutdown())")
+    os.environ.update(quiet_environment())
+    if options.address is not None:
+        return _join(options, dict(environment or {}))
+    os.environ.update(environment or {})
+    return _start_local(options, dict(resources or {}))
+
+
+def quiet_environment() -> dict[str, str]:
+    """Variables Ray reads at import or hands to its children: no usage reports, no advice on stderr."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+    }
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that is free now; somebody else may take it before it is used."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def check_port(key: str, host: str, port: int) -> None:
+    """Refuse a port that something else listens on.
+
+    Raises:
+        BadConfig: names the setting ``key``, the port and the fix.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as why:
+            raise BadConfig(
+                f"{key}: port {port} on {host} cannot be used ({why.strerror}). Fix: stop what listens there "
+                f"(a system already running, another Ray), or set {key} to 0 to pick a free port"
+            ) from None
+
+
+def _start_local(options: RayOptions, resources: dict[str, float]) -> Session:
+    port = options.dashboard_port or free_port(options.host)
+    check_port("ray.dashboard_port", options.host, port)
+    # A token in the environment makes ray.init switch token authentication on. Its C++ core reads the token once per
+    # process, so a second session in one process keeps the first one's.
+    token = os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    context = _init(
+        address="local",
+        num_cpus=options.num_cpus,
+        resources=resources,
+        object_store_memory=options.object_store_mb << 20,
+        include_dashboard=True,
+        dashboard_host=options.host,
+        dashboard_port=port,
+        log_to_driver=options.log_to_driver,
+        _temp_dir=str((options.temp_dir or Path(tempfile.gettempdir()) / "ray").absolute()),
+    )
+    return _session(context, token, local=True)
+
+
+def _join(options: RayOptions, environment: dict[str, str]) -> Session:
+    runtime_env = {"env_vars": environment} if environment else None
+    try:
+        context = _init(address=options.address, log_to_driver=options.log_to_driver, runtime_env=runtime_env)
+    except (ConnectionError, RuntimeError, ValueError) as why:
+        reason = str(why).splitlines()[0]
+        raise BadConfig(
+            f"ray.address: no Ray cluster could be joined at {options.address!r}: {reason} Fix: start one "
+            "(ray start --head), correct the address, or set ray.address to null to start Ray here"
+        ) from None
+    return _session(context, os.environ.get("RAY_AUTH_TOKEN"), local=False)
+
+
+def _init(**arguments: Any) -> Any:
+    return ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, configure_logging=True, **arguments)
+
+
+def _session(context: Any, token: str | None, local: bool) -> Session:
+    url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+    where = context.address_info
+    return Session(url, token, where["address"], local, where["session_dir"])

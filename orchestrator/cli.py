@@ -1,0 +1,97 @@
+"""The ``netgpt`` command: serve, status, ask.
+
+Every command imports what it needs when it runs, so ``--help`` is instant. A mistake of the user's or a part that
+fails is one sentence on stderr and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from policies.errors import NetGPTError
+
+if TYPE_CHECKING:
+    from orchestrator.config import Config
+
+app = typer.Typer(
+    name="netgpt",
+    help="A small model at the edge, a large one in the cloud, one OpenAI endpoint in front of both.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+FAILED = 2
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file, for instance a copy from examples/; none: defaults.")
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Existing Ray cluster (auto or host:port) instead of a local one.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the program's log.")]
+
+
+@app.command()
+def serve(config: ConfigFile = None, address: Address = None, verbose: Verbose = False) -> None:
+    """Run the system until Ctrl-C and print where it listens."""
+    from orchestrator.serving import serve as run
+
+    _log(verbose)
+    run(_config(config, address), _say)
+
+
+@app.command()
+def status(config: ConfigFile = None) -> None:
+    """Say what the running system does."""
+    from orchestrator.serving import status as lines
+
+    for line in lines(_config(config)):
+        typer.echo(line)
+
+
+@app.command()
+def ask(
+    text: Annotated[str, typer.Argument(help="The user's message.")],
+    config: ConfigFile = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Endpoint of a site, up to /v1; none: the running one.")
+    ] = None,
+    tools: Annotated[Path | None, typer.Option("--tools", help="JSON file with a list of OpenAI tools.")] = None,
+) -> None:
+    """Ask the running site and show the answer and its route."""
+    from orchestrator.asking import ask as lines
+
+    for line in lines(_config(config), text, url, tools):
+        typer.echo(line)
+
+
+def main() -> None:
+    """Entry point of the ``netgpt`` command."""
+    try:
+        app()
+    except NetGPTError as why:
+        typer.echo(f"netgpt: {why}", err=True)
+        sys.exit(FAILED)
+
+
+def _config(path: Path | None, address: str | None = None) -> Config:
+    from orchestrator.config import Config, load_config
+
+    config = load_config(path) if path else Config()
+    if address is None:
+        return config
+    return config.model_copy(update={"ray": config.ray.model_copy(update={"address": address})})
+
+
+def _log(verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _say(line: str) -> None:
+    typer.echo(line)

@@ -1,0 +1,228 @@
+"""The Python SDK: the ``openai`` client, with typed route metadata on every answer.
+
+``NetGPT`` and ``AsyncNetGPT`` ask a site and return a ``RoutedAnswer``: content, tool calls, and who answered, with
+which score against which threshold, from which weights. For everything else (streaming, other endpoints) the
+plain ``openai`` client is there as ``.openai``. Imports openai, httpx and pydantic only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, cast
+
+from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, ConfigDict
+
+BASE_URL = "http://127.0.0.1:8000/v1"
+MODEL = "netgpt"
+TIMEOUT_S = 60.0
+NO_KEY = "none"  # a site asks for no key, but the openai client insists on one
+
+
+class Record(BaseModel):
+    """Frozen, and open to fields a newer site may add."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Latency(Record):
+    """Where the time went, in milliseconds; ``cloud`` is 0 when it was not asked."""
+
+    draft: float
+    cloud: float
+    total: float
+
+
+class Link(Record):
+    """The site's link when it decided."""
+
+    rtt_ms: float
+    up_bps: float
+    down_bps: float
+    jitter_ms: float
+    loss: float
+    up: bool
+
+
+class RouteInfo(Record):
+    """Who answered a request, and everything that decided it."""
+
+    route: Literal["edge", "cloud"]
+    reason: str
+    score: float
+    threshold: float
+    version: str
+    edge_version: str
+    degraded: bool
+    cost_usd: float
+    latency_ms: Latency
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool call with its arguments as Python values."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedAnswer:
+    """One answer: OpenAI's completion as it came, and the site's own account of it in ``info``."""
+
+    completion: ChatCompletion
+    info: RouteInfo
+
+    @property
+    def content(self) -> str | None:
+        """The answer's prose."""
+        return self.completion.choices[0].message.content
+
+    @property
+    def tool_calls(self) -> list[Call]:
+        """The calls the model wants made, in order."""
+        calls = self.completion.choices[0].message.tool_calls or []
+        return [Call(c.function.name, json.loads(c.function.arguments)) for c in calls if c.type == "function"]
+
+    @property
+    def route(self) -> Literal["edge", "cloud"]:
+        """Who answered."""
+        return self.info.route
+
+    @property
+    def score(self) -> float:
+        """Calibrated probability that the edge draft is correct."""
+        return self.info.score
+
+    @property
+    def threshold(self) -> float:
+        """What the score had to reach to stay at the edge."""
+        return self.info.threshold
+
+    @property
+    def version(self) -> str:
+        """The weights that made the answer."""
+        return self.info.version
+
+    @property
+    def degraded(self) -> bool:
+        """Whether an edge draft stands in for a cloud that was not to be had."""
+        return self.info.degraded
+
+    @property
+    def cost_usd(self) -> float:
+        """What the cloud charged."""
+        return self.info.cost_usd
+
+
+class NetGPT:
+    """Asks one site.
+
+    Args:
+        base_url: of the site, up to and including ``/v1``.
+        model: the name it serves.
+        timeout_s: longest wait for an answer.
+        max_retries: further tries after a connection error, 429 or 5xx; a site's Retry-After is honoured.
+        api_key: sent as a bearer token, for a proxy that asks for one.
+    """
+
+    def __init__(
+        self,
+        base_url: str = BASE_URL,
+        *,
+        model: str = MODEL,
+        timeout_s: float = TIMEOUT_S,
+        max_retries: int = 2,
+        api_key: str = NO_KEY,
+    ) -> None:
+        self.model = model
+        self.openai = OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=max_retries)
+
+    def ask(
+        self,
+        messages: str | Iterable[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        **options: Any,
+    ) -> RoutedAnswer:
+        """Ask one question.
+
+        Args:
+            messages: OpenAI messages, or a user's text.
+            tools: OpenAI tools on offer.
+            options: any other field of a chat completion (``temperature``, ``tool_choice``, ...), not ``stream``.
+
+        Raises:
+            openai.APIError: as the ``openai`` client raises them (``BadRequestError``, ``APIConnectionError``, ...).
+            ValueError: the endpoint is not a NetGPT site.
+        """
+        return _routed(self.openai.chat.completions.create(**_fields(self.model, messages, tools, options)))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.openai.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncNetGPT:
+    """``NetGPT`` for asyncio; same arguments, same answers."""
+
+    def __init__(
+        self,
+        base_url: str = BASE_URL,
+        *,
+        model: str = MODEL,
+        timeout_s: float = TIMEOUT_S,
+        max_retries: int = 2,
+        api_key: str = NO_KEY,
+    ) -> None:
+        self.model = model
+        self.openai = AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=max_retries)
+
+    async def ask(
+        self,
+        messages: str | Iterable[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        **options: Any,
+    ) -> RoutedAnswer:
+        """See ``NetGPT.ask``."""
+        return _routed(await self.openai.chat.completions.create(**_fields(self.model, messages, tools, options)))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.openai.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _fields(
+    model: str,
+    messages: str | Iterable[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    if options.get("stream"):
+        raise ValueError("stream: an answer with metadata comes whole; use .openai for a stream")
+    asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    offered = {"tools": list(tools)} if tools else {}
+    return {"model": model, "messages": asked, **offered, **options}
+
+
+def _routed(completion: Any) -> RoutedAnswer:
+    answer = cast(ChatCompletion, completion)
+    told = (answer.model_extra or {}).get("netgpt")
+    if told is None:
+        raise ValueError("the endpoint's answer has no netgpt object: it is not a NetGPT site")
+    return RoutedAnswer(answer, RouteInfo.model_validate(told))

@@ -1,0 +1,260 @@
+"""One YAML file's worth of settings, composed from every layer's own options.
+
+``load_config`` reads and checks a file; ``Config()`` is the embedded default. The settings of engines, log, store
+and learner are declared in ``actors.options``, those of Ray, cloud, link and telemetry in ``cluster.options``, the
+rest here. Every mistake becomes one ``BadConfig`` that names the file, the line, the key, the value and the fix.
+``resolve_model`` turns ``bundled:edge`` into the packaged directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, model_validator
+
+from actors.options import EngineOptions, LearnerOptions, LogOptions, Options, StoreOptions
+from cluster.options import CloudOptions, LinkOptions, RayOptions, TelemetryOptions
+from orchestrator.yaml_file import Document, explain, read
+from policies.errors import BadConfig
+from policies.types import CloudSpeed, Objective, Prices
+
+BUNDLED = Path(__file__).parent / "bundled" / "models"
+# Ray appends a session directory of about 60 characters, and a Unix socket's path ends at 107.
+SOCKET_DIR_CHARS = 40
+
+
+class SiteOptions(Options):
+    """The edge site: its OpenAI endpoint and its engine."""
+
+    name: str = Field(default="local", pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")
+    """Name of the site in logs, metrics and Ray; lower-case letters, digits and dashes."""
+
+    host: str = "127.0.0.1"
+    """Address the endpoint listens on."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """TCP port of the endpoint; 0 picks a free one."""
+
+    served_model: str = "netgpt"
+    """Model name that clients send."""
+
+    engine: EngineOptions = EngineOptions()
+    """The edge model."""
+
+    audit_rate: float = Field(default=0.05, ge=0, le=1)
+    """Share of the answers served by the edge that the cloud also answers in the background, for the log."""
+
+    body_limit_bytes: int = Field(default=2 << 20, ge=1024)
+    """Largest request body; a larger one is answered 413."""
+
+    max_in_flight: int = Field(default=64, ge=1)
+    """Requests handled at once; more are answered 503 with Retry-After."""
+
+
+class PolicyOptions(Options):
+    """When a draft is good enough."""
+
+    kind: Literal["optimal", "fixed"] = "optimal"
+    """optimal follows link and prices (the closed form); fixed is one value."""
+
+    value: float = Field(default=0.5, ge=0, le=1)
+    """For kind fixed: the threshold on P(draft correct)."""
+
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """For kind optimal: the threshold never falls below this."""
+
+    objective: Objective = Objective(value_usd=0.02, second_usd=0.002, cloud_accuracy=0.97)
+    """value_usd: worth of a correct answer. second_usd: price of a second. cloud_accuracy: P(cloud correct)."""
+
+    speed: CloudSpeed = CloudSpeed()
+    """round_trips on a warm connection, ttft_s to the cloud's first token, per_token_s after it."""
+
+
+class Config(Options):
+    """Everything a running system is made of. Relative paths of log and store lie under ``var``."""
+
+    var: Path = Path("var")
+    """Directory for everything written at run time."""
+
+    site: SiteOptions = SiteOptions()
+    """The edge site."""
+
+    cloud: CloudOptions = CloudOptions()
+    """The large model."""
+
+    link: LinkOptions = LinkOptions()
+    """The way between the two."""
+
+    telemetry: TelemetryOptions = TelemetryOptions()
+    """How the link is measured and reported."""
+
+    policy: PolicyOptions = PolicyOptions()
+    """When a draft is good enough."""
+
+    prices: Prices = Prices()
+    """What the cloud charges, in US dollars: request_usd, {input,cached,output}_usd_per_mtok, transfer_usd_per_gb."""
+
+    log: LogOptions = LogOptions()
+    """The offload log."""
+
+    store: StoreOptions = StoreOptions()
+    """The model store."""
+
+    learner: LearnerOptions = LearnerOptions()
+    """Training rounds and their gate."""
+
+    ray: RayOptions = RayOptions()
+    """The Ray session."""
+
+    @property
+    def log_dir(self) -> Path:
+        """Absolute directory of the offload log."""
+        return (self.var / self.log.dir).absolute()
+
+    @property
+    def store_dir(self) -> Path:
+        """Absolute directory of the model store."""
+        return (self.var / self.store.dir).absolute()
+
+    @property
+    def work_dir(self) -> Path:
+        """Absolute scratch directory of a training round."""
+        return (self.var / "training").absolute()
+
+    @property
+    def run_file(self) -> Path:
+        """Where a running system says where it is (``netgpt status`` reads it)."""
+        return (self.var / "run.json").absolute()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        problem = next((why for rule in RULES if (why := rule(self))), None)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+def load_config(path: Path) -> Config:
+    """Read ``path``.
+
+    Raises:
+        BadConfig: the file is missing, is not YAML, has an unknown key or a value that cannot be used.
+    """
+    return parse_config(read(path, Config))
+
+
+def parse_config(document: Document) -> Config:
+    """Check a document that was read from a file or built in memory."""
+    try:
+        return Config.model_validate(document.data)
+    except ValidationError as why:
+        raise BadConfig(explain(why, document, Config)) from None
+
+
+def resolve_model(model: str) -> str:
+    """The directory of ``bundled:NAME``, or ``model`` itself (a directory or a Hugging Face id).
+
+    Raises:
+        BadConfig: the bundled model or the directory does not exist or holds no config.json.
+    """
+    if model.startswith("bundled:"):
+        return str(_checked(BUNDLED / model.removeprefix("bundled:"), model))
+    if model.startswith((".", "/", "~")) or Path(model).is_dir():
+        return str(_checked(Path(model).expanduser().absolute(), model))
+    return model
+
+
+def _checked(directory: Path, model: str) -> Path:
+    if (directory / "config.json").is_file():
+        return directory
+    found = sorted(p.parent.name for p in BUNDLED.glob("*/config.json"))
+    missing = "does not exist" if not directory.is_dir() else "holds no config.json"
+    raise BadConfig(
+        f"model {model!r}: {directory} {missing}. Fix: give a Hugging Face model directory, a Hugging Face id, "
+        f"or one of the bundled models ({', '.join('bundled:' + name for name in found) or 'none is packaged here'})"
+    )
+
+
+def _cloud_endpoint(config: Config) -> str | None:
+    if config.cloud.kind == "openai" and not config.cloud.base_url:
+        return "cloud.base_url: missing, but cloud.kind is openai. Fix: set it to the endpoint's URL up to /v1"
+    return _url_problem("cloud.base_url", config.cloud.base_url)
+
+
+def _edge_endpoint(config: Config) -> str | None:
+    if config.site.engine.kind == "openai" and not config.site.engine.base_url:
+        return "site.engine.base_url: missing, but site.engine.kind is openai. Fix: set it to the endpoint's URL"
+    return _url_problem("site.engine.base_url", config.site.engine.base_url)
+
+
+def _url_problem(key: str, url: str | None) -> str | None:
+    parts = urlsplit(url or "http://unset")
+    if parts.scheme in ("http", "https") and parts.hostname:
+        return None
+    return f"{key}: {url!r} is not a URL. Fix: write it like https://api.example.com/v1"
+
+
+def _tls_link(config: Config) -> str | None:
+    if config.link.kind == "emulated" and (config.cloud.base_url or "").startswith("https:"):
+        return (
+            "link.kind: emulated cannot carry https, because the certificate names another host. "
+            "Fix: set link.kind to direct, or give cloud.base_url as http"
+        )
+    return None
+
+
+def _replicas(config: Config) -> str | None:
+    most = config.cloud.max_replicas
+    if most is not None and most < config.cloud.replicas:
+        return f"cloud.max_replicas: {most} is below cloud.replicas ({config.cloud.replicas}). Fix: raise it"
+    return None
+
+
+def _distinct_ports(config: Config) -> str | None:
+    ports = {
+        "site.port": config.site.port,
+        "cloud.port": config.cloud.port,
+        "telemetry.port": config.telemetry.port,
+        "ray.dashboard_port": config.ray.dashboard_port,
+    }
+    taken: dict[int, str] = {}
+    for key, port in ports.items():
+        if port and port in taken:
+            return f"{key}: {port} is also {taken[port]}. Fix: give each its own port, or 0 to pick a free one"
+        taken[port] = key
+    return None
+
+
+def _amounts(config: Config) -> str | None:
+    groups = {
+        "prices": asdict(config.prices),
+        "policy.objective": asdict(config.policy.objective),
+        "policy.speed": asdict(config.policy.speed),
+    }
+    for key, group in groups.items():
+        for name, amount in group.items():
+            if not 0 <= amount < float("inf"):
+                return f"{key}.{name}: {amount} is not allowed. Fix: give a number of at least 0"
+    if config.policy.objective.value_usd == 0:
+        return "policy.objective.value_usd: 0 is not allowed. Fix: give the worth of a correct answer in dollars"
+    if config.policy.objective.cloud_accuracy > 1:
+        return "policy.objective.cloud_accuracy: a probability is at most 1. Fix: give 0.97 for 97 %"
+    return None
+
+
+def _ray_temp(config: Config) -> str | None:
+    temp = config.ray.temp_dir
+    if temp and len(str(temp.absolute())) > SOCKET_DIR_CHARS:
+        return f"ray.temp_dir: {str(temp)!r} is too long for Unix sockets. Fix: at most {SOCKET_DIR_CHARS} characters"
+    return None
+
+
+RULES = (_cloud_endpoint, _edge_endpoint, _tls_link, _replicas, _distinct_ports, _amounts, _ray_temp)
+
+
+def default_config(**sections: Any) -> Config:
+    """The embedded default with some sections replaced (nested dictionaries, as in the file)."""
+    return parse_config(Document(None, sections, {}))

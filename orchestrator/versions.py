@@ -1,0 +1,64 @@
+"""Which weights the edge starts with: the newest version in the store, if it descends from the configured model.
+
+A configured model that the store does not know yet (or knows with other content) is published first, so that everything
+that ever runs at the edge is a version of the store, and a restart continues with what was learned.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from actors.model_store import ModelStore, ModelVersion, digest_of, digests
+from policies.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+KIND = "edge"
+BASE = "base"  # in a version's meta: it is the configured model itself, under that name
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+def first_version(store: ModelStore, model: str) -> ModelVersion:
+    """The version to start with.
+
+    Args:
+        model: a model directory or a Hugging Face id.
+
+    Raises:
+        EngineError: the model cannot be fetched.
+        StoreError: the store cannot be read or written.
+    """
+    directory = model_directory(model)
+    bases = [version for version in store.list(KIND) if BASE in version.meta]
+    newest = store.latest(KIND)
+    if newest is not None and (not bases or _same(bases[-1], model, directory)):
+        return store.get(newest.version)
+    log.info("publishing %s as the first version of the edge model", model)
+    return store.publish(directory, KIND, meta={BASE: model})
+
+
+def model_directory(model: str) -> Path:
+    """Where the files of ``model`` are; a Hugging Face id is fetched (or found in the cache).
+
+    Raises:
+        EngineError: names the id and why it cannot be had.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        return Path(snapshot_download(model, allow_patterns=FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as why:
+        reason = str(why).splitlines()[0]
+        raise EngineError(f"{model}: neither a directory nor to be had from Hugging Face: {reason}") from None
+
+
+def _same(base: ModelVersion, model: str, directory: Path) -> bool:
+    """Whether ``base`` was published from this model; the same name with other content is another one."""
+    if base.meta[BASE] != model:
+        return False
+    visible = {name: digest for name, digest in digests(directory).items() if not name.startswith(".")}
+    return digest_of(visible) == base.sha256

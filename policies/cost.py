@@ -1,0 +1,58 @@
+"""What asking the cloud costs: money, seconds, and both in one currency (DESIGN section 5).
+
+Pure functions of the work, the link, the prices and the cloud's speed. A cascade has already paid for its draft, so
+only what the cloud adds is counted. kappa falls with bandwidth and rises with RTT and with every price.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from policies.checks import nonnegative
+from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices
+
+MTOK = 1e6
+GB = 1e9
+DEAD_BPS = 1.0  # a link with no bandwidth is priced as one bit a second: absurdly late, yet a number
+
+
+def cloud_cost_usd(work: CloudWork, prices: Prices) -> float:
+    """C_c in dollars: request, tokens (cached ones at their own price) and bytes both ways.
+
+    Raises:
+        ValueError: a price or an amount is negative or not finite, or more tokens are cached than sent.
+    """
+    nonnegative(**_named("prices", prices), **_named("work", work))
+    if work.cached_tokens > work.input_tokens:
+        raise ValueError(f"work.cached_tokens must be <= work.input_tokens, got {work.cached_tokens}")
+    fresh = work.input_tokens - work.cached_tokens
+    tokens = (
+        prices.input_usd_per_mtok * fresh
+        + prices.cached_usd_per_mtok * work.cached_tokens
+        + prices.output_usd_per_mtok * work.output_tokens
+    )
+    transfer = prices.transfer_usd_per_gb * (work.up_bytes + work.down_bytes)
+    return prices.request_usd + tokens / MTOK + transfer / GB
+
+
+def cloud_latency_s(work: CloudWork, link: LinkState, speed: CloudSpeed) -> float:
+    """L_c in seconds: round trips, bytes up and down, first token, and the answer's tokens.
+
+    Raises:
+        ValueError: a figure is negative or not finite.
+    """
+    nonnegative(**_named("link", link), **_named("speed", speed), **_named("work", work))
+    wire = speed.round_trips * link.rtt_ms / 1e3
+    upload = 8.0 * work.up_bytes / max(link.up_bps, DEAD_BPS)
+    download = 8.0 * work.down_bytes / max(link.down_bps, DEAD_BPS)
+    return wire + upload + download + speed.ttft_s + speed.per_token_s * work.output_tokens
+
+
+def kappa(work: CloudWork, link: LinkState, prices: Prices, speed: CloudSpeed, objective: Objective) -> float:
+    """The price of asking the cloud in dollars: C_c + lambda * L_c."""
+    nonnegative(second_usd=objective.second_usd)
+    return cloud_cost_usd(work, prices) + objective.second_usd * cloud_latency_s(work, link, speed)
+
+
+def _named(owner: str, record: CloudWork | LinkState | Prices | CloudSpeed) -> dict[str, float]:
+    return {f"{owner}.{name}": value for name, value in asdict(record).items()}

@@ -1,0 +1,94 @@
+"""How good a draft must be to stay at the edge: tau as a function of link, prices and work.
+
+``OptimalThreshold`` is the closed form for a calibrated score (DESIGN section 5; our own formulation, consistent with
+the abstract of arXiv 2511.22217); ``FixedThreshold`` is the baseline that ignores the network. A draft is kept when
+its score >= tau. Choosing by name: ``build_threshold``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from policies.checks import nonnegative, probability
+from policies.cost import kappa
+from policies.errors import BadConfig
+from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices
+
+
+class ThresholdPolicy(Protocol):
+    """tau in [0, 1] for one request."""
+
+    def threshold(self, link: LinkState, prices: Prices, work: CloudWork) -> float:
+        """The least score that may be answered from the edge."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedThreshold:
+    """The same tau whatever the network: 0 is edge-only, 1 is cloud-only."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        probability(value=self.value)
+
+    def threshold(self, link: LinkState, prices: Prices, work: CloudWork) -> float:  # noqa: ARG002
+        """``value``, always."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class OptimalThreshold:
+    """tau* = clip(m_c - (C_c + lambda * L_c) / V, floor, 1).
+
+    Rises with bandwidth, falls with RTT and every price. ``floor`` is what is still asked of a draft when the
+    cloud is not worth its price or the link is down; 0 asks nothing but validity.
+    """
+
+    objective: Objective
+    speed: CloudSpeed
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        nonnegative(value_usd=self.objective.value_usd, second_usd=self.objective.second_usd)
+        probability(floor=self.floor, cloud_accuracy=self.objective.cloud_accuracy)
+        if self.objective.value_usd == 0:
+            raise ValueError("value_usd must be > 0: an answer worth nothing has no best route")
+
+    def threshold(self, link: LinkState, prices: Prices, work: CloudWork) -> float:
+        """tau* in [floor, 1]; the floor itself while the link is down."""
+        if not link.up:
+            return self.floor
+        price = kappa(work, link, prices, self.speed, self.objective)
+        tau = self.objective.cloud_accuracy - price / self.objective.value_usd
+        return min(max(tau, self.floor), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdInputs:
+    """Everything a threshold may be built from; each kind takes what it needs."""
+
+    objective: Objective
+    speed: CloudSpeed
+    floor: float = 0.0
+    fixed: float = 0.5
+
+
+THRESHOLDS: dict[str, Callable[[ThresholdInputs], ThresholdPolicy]] = {
+    "fixed": lambda given: FixedThreshold(given.fixed),
+    "optimal": lambda given: OptimalThreshold(given.objective, given.speed, given.floor),
+}
+
+
+def build_threshold(kind: str, given: ThresholdInputs) -> ThresholdPolicy:
+    """The threshold policy named ``kind``.
+
+    Raises:
+        BadConfig: there is no such kind.
+        ValueError: a number in ``given`` is out of range.
+    """
+    if kind not in THRESHOLDS:
+        raise BadConfig(f"threshold kind {kind!r} is unknown: use one of {', '.join(sorted(THRESHOLDS))}")
+    return THRESHOLDS[kind](given)

@@ -1,0 +1,464 @@
+"""One request's life at the edge: draft, score, decide, answer, log; and what happens when things break."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from edge_fakes import (
+    DOWN,
+    GOOD,
+    MOVE,
+    NORTH,
+    SNAPSHOT,
+    SOUTH,
+    SURE,
+    UNSURE,
+    WEST,
+    FakeEngine,
+    NodeKit,
+    ask,
+    until,
+    write_calibrator,
+)
+
+from actors.chat import call_schema, closed
+from actors.edge_node import NodeOptions
+from actors.engine import Completion, Prompt, Sampling
+from policies.errors import BadRequest, ContextTooLong, EngineError, Refused, StoreError, Unreachable
+from policies.json_schema import schema_problem, violation
+from policies.toolcalls import parse
+from policies.types import Prices, Reason, Route
+
+
+async def test_a_sure_draft_is_served_from_the_edge_and_logged_once() -> None:
+    kit = NodeKit()
+    answer = await kit.node.answer(ask())
+    assert (answer.route, answer.reason, answer.degraded) == (Route.EDGE, Reason.SCORE_PASSED, False)
+    assert answer.served.text == NORTH
+    assert answer.served.version == "edge-0001-aaaaaaaa"
+    assert answer.decision.score >= answer.decision.threshold
+    assert not kit.cloud.asked
+    [record] = kit.log.records
+    assert (record.route, record.draft, record.answer, record.cloud, record.propensity) == (
+        "edge",
+        NORTH,
+        NORTH,
+        None,
+        0,
+    )
+    assert record.draft_logprobs == SURE
+
+
+async def test_an_unsure_draft_goes_to_the_cloud_and_both_answers_are_logged() -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE))
+    answer = await kit.node.answer(ask())
+    assert (answer.route, answer.reason) == (Route.CLOUD, Reason.SCORE_BELOW)
+    assert answer.served.text == SOUTH
+    assert answer.served.version == "cloud-1"
+    assert answer.cost_usd == pytest.approx((100 * 1.0 + 8 * 2.0) / 1e6)
+    [record] = kit.log.records
+    assert (record.draft, record.cloud, record.answer, record.propensity) == (NORTH, SOUTH, SOUTH, 1.0)
+    assert (record.up_bytes, record.down_bytes, record.cost_usd) == (500, 300, answer.cost_usd)
+    assert kit.link.offloads == [(500, 300, True)]
+
+
+@pytest.mark.parametrize("draft", [WEST, "<tool_call>{", "", '<tool_call>{"name":"fly","arguments":{}}</tool_call>'])
+async def test_an_invalid_draft_scores_zero_and_never_stays(draft: str) -> None:
+    kit = NodeKit(FakeEngine(draft), threshold=0.0)
+    answer = await kit.node.answer(ask())
+    assert (answer.route, answer.reason, answer.decision.score) == (Route.CLOUD, Reason.DRAFT_INVALID, 0.0)
+    assert kit.log.records[0].draft_error
+
+
+@pytest.mark.parametrize("why", [Unreachable("no answer"), Refused("busy", 503)])
+async def test_a_failing_cloud_leaves_the_best_valid_draft_and_says_degraded(why: EngineError) -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE), FakeEngine(why))
+    answer = await kit.node.answer(ask())
+    assert (answer.route, answer.reason, answer.degraded) == (Route.EDGE, Reason.CLOUD_FAILED, True)
+    assert answer.served.text == NORTH
+    [record] = kit.log.records
+    assert (record.degraded, record.cloud) == (True, None)
+    assert str(why) in (record.cloud_error or "")
+    assert kit.link.offloads[0][2] is isinstance(why, Refused)
+
+
+async def test_without_cloud_and_without_a_valid_draft_the_request_is_refused_and_not_logged() -> None:
+    kit = NodeKit(FakeEngine(WEST), FakeEngine(Unreachable("no answer")))
+    with pytest.raises(Refused) as refused:
+        await kit.node.answer(ask())
+    assert refused.value.status == 503
+    assert kit.log.records == []
+    assert kit.node.gauges()["refused"] == 1
+
+
+async def test_an_invalid_answer_of_the_cloud_is_not_served_and_not_a_label_but_paid() -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE), FakeEngine(WEST))
+    answer = await kit.node.answer(ask())
+    assert (answer.served.text, answer.degraded) == (NORTH, True)
+    [record] = kit.log.records
+    assert record.cloud is None
+    assert record.cost_usd > 0
+
+
+async def test_while_the_link_is_down_the_cloud_is_not_attempted() -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE), link=DOWN)
+    answer = await kit.node.answer(ask())
+    assert (answer.route, answer.reason, answer.degraded) == (Route.EDGE, Reason.LINK_DOWN, True)
+    assert not kit.cloud.asked
+    assert kit.log.records[0].propensity == 0.0
+
+
+async def test_a_broken_edge_engine_sends_its_requests_to_the_cloud() -> None:
+    kit = NodeKit(FakeEngine(EngineError("model /m: its engine stopped")))
+    answer = await kit.node.answer(ask())
+    assert (answer.route, answer.served.text) == (Route.CLOUD, SOUTH)
+    assert "engine stopped" in (kit.log.records[0].draft_error or "")
+
+
+async def test_a_request_no_model_can_answer_is_the_callers_mistake() -> None:
+    kit = NodeKit(FakeEngine(ContextTooLong(2000, 256, 1024)))
+    with pytest.raises(BadRequest, match="2000 tokens"):
+        await kit.node.answer(ask())
+    assert not kit.cloud.asked
+    assert kit.node.gauges()["bad_requests"] == 1
+
+
+async def test_a_site_without_a_cloud_serves_whatever_is_valid() -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE), edge_only=True, threshold=1.0)
+    answer = await kit.node.answer(ask())
+    assert (answer.route, answer.reason, answer.degraded) == (Route.EDGE, Reason.SCORE_PASSED, False)
+
+
+async def test_threshold_one_is_cloud_only() -> None:
+    kit = NodeKit(FakeEngine(logprobs=(0.0,) * 4), threshold=1.0)
+    assert (await kit.node.answer(ask())).route is Route.CLOUD
+
+
+async def test_an_audited_answer_is_served_first_and_logged_once_with_the_clouds_answer() -> None:
+    cloud = FakeEngine(SOUTH)
+    cloud.gate = asyncio.Event()
+    kit = NodeKit(cloud=cloud, options=NodeOptions(audit_rate=1.0))
+    answer = await kit.node.answer(ask())
+    assert answer.served.text == NORTH
+    assert answer.cost_usd == 0.0
+    assert kit.log.records == []
+    cloud.gate.set()
+    await until(lambda: bool(kit.log.records))
+    [record] = kit.log.records
+    assert (record.answer, record.cloud, record.propensity, record.route) == (NORTH, SOUTH, 1.0, "edge")
+    assert record.cost_usd > 0
+
+
+async def test_audits_are_bounded_and_the_logged_propensity_says_so() -> None:
+    cloud = FakeEngine(SOUTH)
+    cloud.gate = asyncio.Event()
+    kit = NodeKit(cloud=cloud, options=NodeOptions(audit_rate=1.0, audit_limit=2))
+    for _ in range(4):
+        await kit.node.answer(ask())
+        await asyncio.sleep(0)
+    assert len(cloud.asked) == 2
+    assert [record.propensity for record in kit.log.records] == [0.0, 0.0]
+    cloud.gate.set()
+    await kit.node.close()
+    assert sorted(record.propensity for record in kit.log.records) == [0.0, 0.0, 1.0, 1.0]
+
+
+async def test_the_audit_rate_is_met_on_average() -> None:
+    kit = NodeKit(options=NodeOptions(audit_rate=0.25))
+    for _ in range(400):
+        await kit.node.answer(ask())
+        await asyncio.sleep(0)
+    await kit.node.close()
+    audited = sum(record.cloud is not None for record in kit.log.records)
+    assert len(kit.log.records) == 400
+    assert abs(audited - 100) < 4 * math.sqrt(400 * 0.25 * 0.75)
+    assert {record.propensity for record in kit.log.records} == {0.25}
+
+
+async def test_closing_cuts_a_stuck_audit_and_still_logs_its_request() -> None:
+    cloud = FakeEngine(SOUTH)
+    cloud.gate = asyncio.Event()
+    kit = NodeKit(cloud=cloud, options=NodeOptions(audit_rate=1.0))
+    await kit.node.answer(ask())
+    await kit.node.close(grace_s=0.01)
+    [record] = kit.log.records
+    assert (record.cloud, record.cloud_error) == (None, "the audit was cut off")
+    assert cloud.cancelled == 1
+
+
+async def test_a_log_that_fails_is_counted_and_never_felt(caplog: pytest.LogCaptureFixture) -> None:
+    kit = NodeKit()
+    kit.log.error = OSError("disk full")
+    assert (await kit.node.answer(ask())).served.text == NORTH
+    assert kit.node.gauges()["log_failures"] == 1
+
+
+@pytest.mark.parametrize("stage", ["edge", "cloud"])
+async def test_cancelling_a_request_cancels_what_it_waits_for(stage: str) -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE))
+    engine = kit.edge if stage == "edge" else kit.cloud
+    engine.gate = asyncio.Event()
+    task = asyncio.create_task(kit.node.answer(ask()))
+    await until(lambda: bool(engine.asked))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.cancelled == 1
+    assert kit.log.records == []
+    assert kit.node.gauges()["cancelled"] == 1
+
+
+async def test_the_best_valid_of_several_drafts_is_kept() -> None:
+    class Several(FakeEngine):
+        async def generate(self, prompt: Prompt, sampling: Sampling):  # type: ignore[no-untyped-def]
+            made = await super().generate(prompt, sampling)
+            texts = [(WEST, SURE), (SOUTH, UNSURE), (NORTH, SURE)]
+            return replace(made, completions=tuple(Completion(t, p, "stop", 8) for t, p in texts[: sampling.n]))
+
+    kit = NodeKit(Several(), options=NodeOptions(audit_rate=0.0, drafts=3))
+    assert (await kit.node.answer(ask())).served.text == NORTH
+
+
+async def test_a_snapshot_changes_decisions_and_a_senseless_one_is_ignored() -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE))
+    dear = replace(SNAPSHOT, seq=2, prices=Prices(output_usd_per_mtok=1000.0))
+    kit.rules.apply(dear)
+    assert (await kit.node.answer(ask())).cost_usd == pytest.approx(8 * 1000 / 1e6)
+    kit.rules._build = lambda snapshot: (_ for _ in ()).throw(ValueError("value_usd"))
+    kit.rules.apply(replace(SNAPSHOT, seq=3))
+    assert kit.rules.refused == 1
+    assert kit.log.records[0].prices == dear.prices
+
+
+async def test_equal_questions_have_equal_hashes_and_others_do_not() -> None:
+    assert ask().question_hash == ask(request_id="other").question_hash
+    assert ask().question_hash != ask(tools=[MOVE]).question_hash
+    assert ask().question_hash != ask(tool_choice="required").question_hash
+
+
+# Tool choice and response formats
+
+
+async def test_tool_choice_none_shows_no_tools() -> None:
+    kit = NodeKit(FakeEngine("Hello."))
+    answer = await kit.node.answer(ask(tool_choice="none"))
+    assert kit.edge.asked[0][0].tools == ()
+    assert answer.served.parsed.content == "Hello."
+
+
+async def test_a_named_tool_is_the_only_one_shown_and_prose_is_no_answer() -> None:
+    kit = NodeKit(FakeEngine("Hello."))
+    answer = await kit.node.answer(ask(tool_choice={"type": "function", "function": {"name": "move_slice"}}))
+    assert [tool["function"]["name"] for tool in kit.edge.asked[0][0].tools] == ["move_slice"]
+    assert kit.edge.asked[0][0].prefill == "<tool_call>"
+    assert answer.reason is Reason.DRAFT_INVALID
+    sent = kit.cloud.asked[0][0]
+    assert (sent.prefill, sent.tool_choice["function"]["name"]) == ("", "move_slice")  # type: ignore[index]
+
+
+async def test_a_required_call_is_drafted_without_a_grammar_and_forced_only_as_the_last_resort() -> None:
+    def speak(prompt: Prompt) -> str:
+        return NORTH.removesuffix("</tool_call>") if prompt.schema else "<tool_call>perhaps"
+
+    kit = NodeKit(FakeEngine(speak), FakeEngine(Unreachable("no answer")))
+    answer = await kit.node.answer(ask(tool_choice="required"))
+    first, second = (prompt for prompt, _ in kit.edge.asked)
+    assert first.schema is None
+    assert second.schema == call_schema(ask().tools)
+    assert answer.served.text == NORTH
+    assert (answer.degraded, answer.decision.score) == (True, 0.0)
+    assert kit.log.records[0].draft == "<tool_call>perhaps"
+
+
+async def test_a_json_schema_holds_for_an_answer_without_calls() -> None:
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    right = NodeKit(FakeEngine('{"ok": true}'))
+    assert (await right.node.answer(ask(tools=(), response_schema=schema))).route is Route.EDGE
+    for wrong in ('{"ok": 1}', "ok", "[" * 5000):
+        kit = NodeKit(FakeEngine(wrong), FakeEngine('{"ok": false}'))
+        assert (await kit.node.answer(ask(tools=(), response_schema=schema))).reason is Reason.DRAFT_INVALID
+
+
+async def test_one_call_at_a_time_is_kept_to() -> None:
+    kit = NodeKit(FakeEngine(NORTH + SOUTH))
+    assert (await kit.node.answer(ask())).route is Route.EDGE
+    assert (await kit.node.answer(ask(parallel=False))).reason is Reason.DRAFT_INVALID
+
+
+def test_every_call_of_the_offered_tools_fits_the_grammars_schema_and_no_other() -> None:
+    nested = {
+        "type": "function",
+        "function": {
+            "name": "nest",
+            "parameters": {
+                "type": "object",
+                "properties": {"a": {"$ref": "#/$defs/A"}},
+                "$defs": {"A": {"type": "integer"}},
+            },
+        },
+    }
+    schema = call_schema([MOVE, nested])
+    assert schema_problem(schema) is None
+    assert violation({"name": "move_slice", "arguments": {"to": "north"}}, schema) is None
+    assert violation({"name": "nest", "arguments": {"a": 3}}, schema) is None
+    assert violation({"name": "nest", "arguments": {"a": "x"}}, schema)
+    assert violation({"name": "fly", "arguments": {}}, schema)
+
+
+def test_the_grammars_schema_can_be_compiled_by_the_engines() -> None:
+    from actors.grammar import json_grammar
+
+    assert json_grammar(call_schema([MOVE]))
+
+
+def test_only_an_open_call_is_closed() -> None:
+    assert closed("<tool_call>{}") == "<tool_call>{}</tool_call>"
+    assert closed(NORTH) == NORTH
+    assert closed("prose") == "prose"
+
+
+@pytest.mark.parametrize("arguments", ['{"to": 1e999}', '{"to": "\\ud800"}'])
+async def test_arguments_json_can_spell_but_not_carry_are_invalid(arguments: str) -> None:
+    text = f'<tool_call>{{"name": "set_alarm", "arguments": {arguments}}}</tool_call>'
+    assert ask().problem(parse(text))
+    kit = NodeKit(FakeEngine(text))
+    assert (await kit.node.answer(ask())).route is Route.CLOUD
+
+
+async def test_a_schema_that_runs_in_a_circle_makes_a_draft_invalid_and_nothing_else() -> None:
+    circle = {"type": "object", "properties": {"to": {"$ref": "#/properties/to"}}}
+    tool = {"type": "function", "function": {"name": "move_slice", "parameters": circle}}
+    kit = NodeKit(FakeEngine(), FakeEngine("no"))
+    assert (await kit.node.answer(ask(tools=[tool]))).reason is Reason.DRAFT_INVALID
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"$ref": "#"}, "recursion"),
+        ({"$ref": "http://169.254.169.254/x"}, "leaves the schema"),
+        ({"properties": {"a": {"$ref": "#/$defs/no"}}}, "leads nowhere"),
+        ({"type": "objekt"}, "objekt"),
+        ({"properties": {"a": {"pattern": "("}}}, "regular expression|regex"),
+        ({"patternProperties": {"(": {}}}, "regular expression|regex"),
+    ],
+)
+def test_schemas_that_would_hurt_are_refused_before_use(schema: dict[str, object], words: str) -> None:
+    import re
+
+    assert re.search(words, schema_problem(schema) or "")
+
+
+# Swaps
+
+
+async def test_a_swap_scores_each_draft_by_the_calibrator_of_its_own_version(tmp_path: Path) -> None:
+    kit = NodeKit()
+    kit.edge.gate = asyncio.Event()
+    in_flight = asyncio.create_task(kit.node.answer(ask()))
+    await until(lambda: bool(kit.edge.asked))
+    kit.edge.gate.set()
+    stricter = write_calibrator(tmp_path / "new")
+    data = json.loads((stricter / "calibrator.json").read_text())
+    data["intercept"] = -9.0
+    (stricter / "calibrator.json").write_text(json.dumps(data))
+    report = await kit.node.swap("edge-0002-bbbbbbbb", stricter, "sum")
+    assert report.outcome == "live"
+    assert list(report.moments) == ["pending", "drained", "loaded", "verified", "live"]
+    assert list(report.moments.values()) == sorted(report.moments.values())
+    assert (await in_flight).route is Route.EDGE
+    after = await kit.node.answer(ask())
+    assert (after.route, after.draft.version) == (Route.CLOUD, "edge-0002-bbbbbbbb")
+    assert kit.node.version == "edge-0002-bbbbbbbb"
+    assert kit.node.gauges()["version"] == 2
+
+
+async def test_a_swap_never_drops_a_request(tmp_path: Path) -> None:
+    kit = NodeKit()
+    asked = [asyncio.create_task(kit.node.answer(ask())) for _ in range(20)]
+    report = await kit.node.swap("edge-0002-bbbbbbbb", write_calibrator(tmp_path / "new"), "sum")
+    asked += [asyncio.create_task(kit.node.answer(ask())) for _ in range(20)]
+    answers = await asyncio.gather(*asked)
+    assert report.outcome == "live"
+    assert len(answers) == len(kit.log.records) == 40
+
+
+async def test_a_bad_checksum_a_missing_calibrator_or_an_unfit_model_keeps_the_old_weights(tmp_path: Path) -> None:
+    def mismatch(path: Path, sha256: str) -> None:
+        raise StoreError(f"{path}: its checksum is x, not {sha256}")
+
+    new = write_calibrator(tmp_path / "new")
+    kits = [NodeKit(verify=mismatch), NodeKit(), NodeKit()]
+    kits[2].edge.load_error = EngineError("weights: wrong shape")
+    paths = [new, tmp_path / "absent", new]
+    for kit, path, words in zip(kits, paths, ["checksum", "calibrator.json", "wrong shape"], strict=True):
+        report = await kit.node.swap("edge-0002-bbbbbbbb", path, "sum")
+        assert report.outcome == "rolled_back"
+        assert words in (report.error or "")
+        assert "live" not in report.moments
+        assert kit.node.version == "edge-0001-aaaaaaaa"
+        assert (await kit.node.answer(ask())).served.version == "edge-0001-aaaaaaaa"
+        assert kit.node.gauges()["swaps_rolled_back"] == 1
+
+
+async def test_weights_that_give_nonsense_are_rolled_back_to_the_old_ones(tmp_path: Path) -> None:
+    class Nonsense(FakeEngine):
+        async def load(self, path: Path, version: str):  # type: ignore[no-untyped-def]
+            self.logprobs = (math.nan,) if version == "edge-0002-bbbbbbbb" else SURE
+            return await super().load(path, version)
+
+    kit = NodeKit(Nonsense())
+    report = await kit.node.swap("edge-0002-bbbbbbbb", write_calibrator(tmp_path / "new"), "sum")
+    assert report.outcome == "rolled_back"
+    assert list(report.moments)[-1] == "rolled_back"
+    assert kit.edge.loaded[-1] == (kit.weights.path, kit.weights.version)
+    assert (await kit.node.answer(ask())).served.version == kit.weights.version
+
+
+async def test_a_swap_to_the_live_version_changes_nothing(tmp_path: Path) -> None:
+    kit = NodeKit()
+    report = await kit.node.swap(kit.node.version, tmp_path, "sum")
+    assert (report.outcome, kit.edge.loaded) == ("live", [])
+
+
+async def test_two_swaps_at_once_are_made_one_after_the_other(tmp_path: Path) -> None:
+    kit = NodeKit()
+    paths = [write_calibrator(tmp_path / name) for name in ("a", "b")]
+    reports = await asyncio.gather(
+        kit.node.swap("edge-0002-bbbbbbbb", paths[0], "s"), kit.node.swap("edge-0003-cccccccc", paths[1], "s")
+    )
+    assert [report.previous for report in reports] == ["edge-0001-aaaaaaaa", "edge-0002-bbbbbbbb"]
+    assert kit.node.version == "edge-0003-cccccccc"
+
+
+async def test_observers_hear_of_answers_and_swaps(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Ear:
+        def answered(self, answer: object) -> None:
+            heard.append("answered")
+
+        def swapped(self, report: object) -> None:
+            heard.append("swapped")
+
+    kit = NodeKit()
+    kit.node.observers.append(Ear())
+    await kit.node.answer(ask())
+    await kit.node.swap("edge-0002-bbbbbbbb", write_calibrator(tmp_path / "a"), "s")
+    assert heard == ["answered", "swapped"]
+
+
+async def test_gauges_are_flat_numbers() -> None:
+    kit = NodeKit(link=GOOD)
+    await kit.node.answer(ask())
+    gauges = kit.node.gauges()
+    assert all(isinstance(value, float) for value in gauges.values())
+    assert gauges["requests_edge"] == 1
+    assert gauges["requests_cloud"] == 0
+    assert gauges["link_rtt_ms"] == 40.0
+    assert gauges["log_lag"] == 0.0

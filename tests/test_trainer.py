@@ -1,0 +1,169 @@
+"""Training and evaluation on a tiny model: it learns, it stays, it saves what an engine can load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_model import tiny_model_dir
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.evaluator import Evaluator
+from actors.rendering import Renderer
+from actors.trainer import SampleEncoder, Trainer, collate, load_model
+from actors.training import Draft, Sample, TrainConfig, TrainingJob, TrainingOutcome, run_job
+from policies.errors import EngineError
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "move", "parameters": {"type": "object", "properties": {"to": {"type": "string"}}}},
+}
+CONFIG = TrainConfig(steps=60, batch_size=8, lr=5e-3, max_new_tokens=32, anchor_batch=2)
+
+
+def ask(text: str, answer: str = "", weight: float = 1.0) -> Sample:
+    return Sample([{"role": "user", "content": text}], [TOOL], answer, weight)
+
+
+def call(place: str) -> str:
+    return f'<tool_call>{{"name":"move","arguments":{{"to":"{place}"}}}}</tool_call>'
+
+
+LABELS = [ask(f"slice {n} to {place}", call(place)) for n in range(12) for place in ("a", "b")]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tiny_model_dir(tmp_path_factory.mktemp("base"))
+    (directory / "calibrator.json").write_text("{}")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def job(base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    return TrainingJob(
+        base_dir=str(base),
+        work_dir=str(tmp_path_factory.mktemp("work")),
+        labels=LABELS,
+        anchors=[ask("hello", "to from with")],
+        trials=[ask("slice 3 to a"), ask("slice 99 to b"), ask("x " * 2000)],
+        drift=[ask("hello", "to from with")],
+        config=CONFIG,
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome(job: TrainingJob) -> TrainingOutcome:
+    return run_job(job)
+
+
+def test_a_round_teaches_the_answers_and_what_they_have_in_common(outcome: TrainingOutcome) -> None:
+    before, after = outcome.base[:2], outcome.candidate[:2]
+    assert [draft.text for draft in after if draft] == [call("a"), call("b")]
+    assert not {draft.text for draft in before if draft} & {call("a"), call("b")}
+    assert outcome.figures["nll"] < 0.2 and 0 < outcome.drift_nats < 0.1
+
+
+def test_a_prompt_that_does_not_fit_has_no_draft(outcome: TrainingOutcome) -> None:
+    assert outcome.base[2] is None and outcome.candidate[2] is None
+
+
+def test_the_candidate_directory_loads_like_the_base_and_leaves_its_calibrator_behind(
+    outcome: TrainingOutcome, base: Path
+) -> None:
+    candidate = Path(outcome.candidate_dir)
+    assert {path.name for path in base.iterdir()} - {path.name for path in candidate.iterdir()} == {"calibrator.json"}
+    old, new = (load_file(path / "model.safetensors") for path in (base, candidate))
+    assert {name: (t.shape, t.dtype) for name, t in old.items()} == {
+        name: (t.shape, t.dtype) for name, t in new.items()
+    }
+    AutoModelForCausalLM.from_pretrained(candidate)
+    assert AutoTokenizer.from_pretrained(candidate).chat_template == AutoTokenizer.from_pretrained(base).chat_template
+
+
+def test_drafts_are_those_of_the_reference_implementation(outcome: TrainingOutcome, job: TrainingJob) -> None:
+    """Batched and padded here, alone and unpadded in transformers' generate."""
+    directory = Path(outcome.candidate_dir)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
+    encoder = SampleEncoder(directory, 1024)
+    for sample, draft in zip(job.trials[:2], outcome.candidate, strict=False):
+        prompt = torch.tensor([encoder.prompt(sample, 1)])
+        out = model.generate(
+            prompt, max_new_tokens=32, do_sample=False, return_dict_in_generate=True, output_logits=True,
+            pad_token_id=0,
+        )  # fmt: skip
+        tokens = out.sequences[0, prompt.shape[1] :]
+        assert draft and encoder.tokenizer.decode(tokens, skip_special_tokens=True) == draft.text
+        reference = [logits.float().log_softmax(-1)[0, t].item() for t, logits in zip(tokens, out.logits, strict=True)]
+        assert draft.logprobs == pytest.approx(reference, abs=0.05)
+
+
+def test_the_anchor_holds_the_model_where_it_was(job: TrainingJob, tmp_path: Path) -> None:
+    """The same labels with and without: held to its old answers the model drifts less on them."""
+    kept = [ask(f"status of {n}", "now then select") for n in range(8)]
+    drifts = []
+    for weight in (0.0, 2.0):
+        config = replace(CONFIG, anchor_weight=weight, anchor_batch=8, steps=25)
+        work = replace(job, work_dir=str(tmp_path / str(weight)), anchors=kept, drift=kept, trials=[], config=config)
+        drifts.append(run_job(work).drift_nats)
+    assert drifts[1] < drifts[0] / 2
+
+
+def test_the_same_seed_gives_the_same_weights(job: TrainingJob, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        trainer = Trainer(Path(job.base_dir), replace(CONFIG, steps=3))
+        trainer.fit(LABELS, [], lambda figures: None)
+        trainer.save(tmp_path / name)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_time_limit_ends_a_run_and_progress_is_told(base: Path) -> None:
+    told: list[dict[str, float]] = []
+    figures = Trainer(base, replace(CONFIG, steps=100_000, time_limit_s=0.3)).fit(LABELS, [], told.append)
+    assert told and told[-1] == figures
+    assert figures["step"] == figures["steps"] < 1000 and figures["seconds"] < 2
+
+
+def test_what_cannot_be_learnt_from_is_an_error(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="none of 1 samples"):
+        Trainer(base, CONFIG).fit([ask("x " * 2000, "y")], [], lambda figures: None)
+    with pytest.raises(EngineError, match="nowhere"):
+        Trainer(tmp_path / "nowhere", CONFIG)
+
+
+def test_only_answer_tokens_count_and_padding_changes_nothing(base: Path) -> None:
+    encoder = SampleEncoder(base, 1024)
+    encoded = encoder.encode_all([ask("a", "to", 2.0), ask("a much longer question than the other", "from with")])
+    batch = collate(encoded, "cpu")
+    lengths = [len(e.ids) - e.start for e in encoded]
+    assert batch.targets.tolist() == [t for e in encoded for t in e.ids[e.start :]]
+    assert batch.weights.tolist() == [2.0] * lengths[0] + [1.0] * lengths[1]
+    assert all(e.ids[-1] == encoder.tokenizer.eos_token_id for e in encoded)
+    model = load_model(base, "cpu", torch.float32)
+    alone, padded = (model(b.ids).logits[0] for b in (collate(encoded[:1], "cpu"), batch))
+    assert torch.allclose(alone, padded[: len(alone)], atol=1e-5)
+
+
+def test_training_reads_the_prompt_the_engines_read(base: Path) -> None:
+    sample = LABELS[0]
+    rendered = Renderer(base, 1024)
+    (encoded,) = SampleEncoder(base, 1024).encode_all([sample])
+    text = rendered.tokenizer.decode(encoded.ids)
+    assert text.endswith(f"<|assistant|>{sample.answer}<|end|>") and "move(" in text
+
+
+def test_drift_from_itself_is_nothing(base: Path) -> None:
+    evaluator = Evaluator(base, CONFIG)
+    assert evaluator.drift(evaluator, LABELS[:3]) == pytest.approx(0, abs=1e-6)
+    assert evaluator.drift(evaluator, []) == 0
+
+
+def test_jobs_and_outcomes_survive_their_files(job: TrainingJob, tmp_path: Path) -> None:
+    moved = replace(job, work_dir=str(tmp_path))
+    assert TrainingJob.load(moved.save()) == moved
+    outcome = TrainingOutcome("d", [None, Draft("t", [-0.5])], [None, None], 0.1, {"a": 1.0})
+    assert TrainingOutcome.from_json(outcome.to_json()) == outcome
