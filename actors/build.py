@@ -39,12 +39,13 @@ def build_cloud_leg(base_url: str, model: str, settings: RemoteSettings | None =
     remote = RemoteEngine(base_url, model, settings)
     retrying = Retrying(
         remote,
+        name=remote.endpoint,
         attempts=settings.attempts,
         deadline_s=settings.deadline_s,
         backoff_s=settings.backoff_s,
         backoff_max_s=settings.backoff_max_s,
     )
-    return BreakerEngine(retrying, settings.breaker)
+    return BreakerEngine(retrying, name=remote.endpoint, policy=settings.breaker)
 
 
 async def _vllm(source: str | Path, version: str, settings: LocalSettings) -> Engine:

@@ -63,7 +63,7 @@ class Evaluator:
 
     def _greedy(self, prompts: list[list[int]]) -> list[Draft]:
         width = max(map(len, prompts))
-        steps = min(self._config.max_new_tokens, self._config.context - width) or 1
+        steps = min(self._config.max_new_tokens, self._encoder.context - width) or 1
         ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=self._device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
         tokens, logprobs = self._loop(ids, mask, steps)

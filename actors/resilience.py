@@ -37,6 +37,7 @@ class Retrying:
 
     Args:
         engine: what to ask.
+        name: what errors call it.
         attempts: calls in all, the first one included.
         deadline_s: seconds for all of them and the pauses between.
         backoff_s: the first pause is drawn from [0, 2 * backoff_s], later ones from twice as much each time.
@@ -47,12 +48,13 @@ class Retrying:
         self,
         engine: Engine,
         *,
+        name: str,
         attempts: int,
         deadline_s: float,
         backoff_s: float,
         backoff_max_s: float,
     ) -> None:
-        self._engine, self._deadline_s = engine, deadline_s
+        self._engine, self._name, self._deadline_s = engine, name, deadline_s
         self._retrying = AsyncRetrying(
             retry=retry_if_exception(is_transient),
             stop=stop_after_attempt(attempts) | stop_before_delay(deadline_s),
@@ -68,7 +70,7 @@ class Retrying:
                 # A copy each: tenacity keeps the state of one call in the object.
                 return await self._retrying.copy()(self._engine.generate, prompt, sampling)
         except TimeoutError as why:
-            raise Unreachable(f"no answer within {self._deadline_s:g} s") from why
+            raise Unreachable(f"{self._name}: no answer within {self._deadline_s:g} s") from why
 
     async def load(self, path: Path, version: str) -> LoadReport:
         """See ``Engine``; never retried."""
@@ -84,12 +86,15 @@ class BreakerEngine:
 
     Args:
         engine: what to ask; put retries inside, so that one failure is one exhausted call.
+        name: what errors call it.
         policy: when to open and for how long.
         clock: monotonic seconds.
     """
 
-    def __init__(self, engine: Engine, policy: BreakerPolicy, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine, self._clock = engine, clock
+    def __init__(
+        self, engine: Engine, *, name: str, policy: BreakerPolicy, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine, self._name, self._clock = engine, name, clock
         self._breaker = Breaker(policy)
 
     @property
@@ -131,7 +136,7 @@ class BreakerEngine:
         self._breaker, admission = self._breaker.admit(now_s)
         if admission is Admission.REFUSED:
             wait_s, failed = self._breaker.wait_s(now_s), self._breaker.failed
-            raise Unreachable(f"not asked: it failed {failed} times in a row, next try in {wait_s:.1f} s")
+            raise Unreachable(f"{self._name}: not asked, it failed {failed} times in a row; next try in {wait_s:.1f} s")
         return admission
 
     def _judge(self, admission: Admission, why: EngineError) -> None:

@@ -38,7 +38,7 @@ class Scorer:
             raise StoreError(f"{path}: {why}") from why
 
     def score(self, completion: Completion, valid: bool) -> float:
-        """P(``completion`` correct) in [0, 1]; 0 for one the validity gate rejected."""
-        if not valid:
+        """P(``completion`` correct) in [0, 1]; 0 for one the validity gate rejected or that came without logprobs."""
+        if not valid or not completion.logprobs:
             return 0.0
         return float(self.calibrator.predict(features(completion.logprobs)))

@@ -1,9 +1,9 @@
 """Supervised training on the cloud's answers, held to the model it started from.
 
 ``Trainer`` loads a Hugging Face causal decoder twice: frozen as the prior pi_SFT, and as the candidate with float32
-master weights (products in bfloat16 where the machine has it). A step takes a few labelled samples and a few anchors
+master weights (products in bfloat16 on a GPU). A step takes a few labelled samples and a few anchors
 and minimises ``policies.losses.anchored_loss``; only answer tokens and the end token count, and only their logits are
-computed. The prior's logits on the anchors are computed once. No Ray, no log, no judgement: see ``actors.training``.
+computed. No Ray, no log, no judgement: see ``actors.training``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from policies.losses import Anchor, AnchoredLoss, anchored_loss
 
 logger = logging.getLogger(__name__)
 
+POOL = 4  # batches whose samples are sorted by length together: less padding, still random
 PACE_STEPS = 5  # from then on the pace is known well enough to plan with
 REPORT_EVERY = 10  # steps between two calls of the progress hook
 LIVE_ONLY = ("calibrator.json", "MANIFEST.json")  # belong to the base version's own weights
@@ -126,17 +127,19 @@ class Trainer:
         return torch.optim.AdamW(groups, lr=self._config.lr, betas=(0.9, 0.98), fused=True)
 
     def _draw(self, samples: list[Encoded], size: int) -> Iterator[list[Encoded]]:
-        """Batches of ``size`` without end; every sample once before any comes twice."""
+        """Batches of ``size`` without end, of samples of similar length; every sample once before any comes twice."""
         queue: list[Encoded] = []
         while True:
-            while samples and len(queue) < size:
+            while samples and len(queue) < size * POOL:
                 queue += self._random.sample(samples, len(samples))
-            batch, queue = queue[:size], queue[size:]
-            yield batch
+            pool, queue = sorted(queue[: size * POOL], key=lambda s: len(s.ids)), queue[size * POOL :]
+            batches = [pool[start : start + size] for start in range(0, max(size * POOL, 1), max(size, 1))]
+            yield from self._random.sample(batches, len(batches))
 
     def _step(self, label: list[Encoded], anchor: list[Encoded], optimizer: torch.optim.Optimizer) -> AnchoredLoss:
         batch = collate(label, self._device)
-        with torch.autocast(self._device, torch.bfloat16, enabled=fast_half(self._device)):
+        # On CPU the casts of a small model's weights cost more than bfloat16 saves (twice the time at 0.6M parameters).
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
             logits = answer_logits(self._model, batch)
             stay = self._stay(anchor, logits)
         loss = anchored_loss(logits, batch.targets, batch.weights, stay, self._config.anchor_weight)
@@ -172,7 +175,8 @@ class SampleEncoder:
     """Samples to tokens with the prompt the engines read; what cannot be rendered or is too long is left out."""
 
     def __init__(self, directory: Path, context: int) -> None:
-        self._renderer = Renderer(directory, context)
+        self._renderer = Renderer(directory, None)
+        self._renderer.context = self.context = min(self._renderer.context, context)
         self.tokenizer = self._renderer.tokenizer
 
     def prompt(self, sample: Sample, room: int) -> list[int] | None:
@@ -230,11 +234,6 @@ def device_of(config: TrainConfig) -> str:
     if config.device != "auto":
         return config.device
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def fast_half(device: str) -> bool:
-    """Whether products in bfloat16 are faster than in float32 here."""
-    return device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _figures(step: int, steps: int, loss: AnchoredLoss, seconds: float) -> dict[str, float]:

@@ -40,7 +40,7 @@ class TrainConfig:
         batch_size, anchor_batch: labelled and anchor samples in one step.
         lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
         anchor_weight: beta_F of KL(pi_SFT || pi).
-        context: samples with more tokens than this are left out.
+        context: samples with more tokens than this, or than the model's own limit, are left out.
         max_new_tokens: longest answer when the models are evaluated.
         threads: of this process's CPU work; ``device`` is a torch device or auto.
     """
@@ -53,7 +53,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     anchor_weight: float = 0.1
-    context: int = 1024
+    context: int = 4096
     max_new_tokens: int = 160
     time_limit_s: float = 120.0
     threads: int = 1

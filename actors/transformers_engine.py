@@ -65,7 +65,7 @@ class TransformersEngine:
         """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill."""
         self._check_usable()
         started = time.perf_counter()
-        ids = self._renderer.render(prompt, sampling.max_tokens)
+        ids = await self._renderer.render_aside(prompt, sampling.max_tokens)
         cancelled = threading.Event()
         self._running.add(cancelled)
         try:

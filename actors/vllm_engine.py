@@ -68,6 +68,7 @@ class VllmEngine:
         self._settings = settings or LocalSettings()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # bounded by MAX_PENDING
         self._requests: dict[str, _Request] = {}
+        self._asked: set[asyncio.Future[Any]] = set()  # one for each load that waits
         self._keys = count()
         self._closing = False
         self._broken: str | None = None
@@ -98,7 +99,7 @@ class VllmEngine:
         """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill."""
         self._check_usable()
         started = time.perf_counter()
-        ids = self._renderer.render(prompt, sampling.max_tokens)
+        ids = await self._renderer.render_aside(prompt, sampling.max_tokens)
         request = _Request(str(next(self._keys)), ids, prompt, sampling, self._loop.create_future(), started)
         self._requests[request.key] = request
         self._inbox.put(lambda: self._add(request))
@@ -143,8 +144,12 @@ class VllmEngine:
     async def _ask(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` on the engine's thread, between two steps."""
         answer: asyncio.Future[Any] = self._loop.create_future()
+        self._asked.add(answer)
         self._inbox.put(lambda: self._answer(answer, work))
-        return await answer
+        try:
+            return await answer
+        finally:
+            self._asked.discard(answer)
 
     # Below: the engine's thread, but for _fail_all.
 
@@ -210,8 +215,8 @@ class VllmEngine:
             self._loop.call_soon_threadsafe(callback, *arguments)
 
     def _fail_all(self, why: str) -> None:
-        for request in self._requests.values():
-            _reject(request.answer, EngineError(why))
+        for answer in [request.answer for request in self._requests.values()] + list(self._asked):
+            _reject(answer, EngineError(why))
 
 
 def _drawn(sampling: Sampling) -> Sampling:

@@ -78,6 +78,9 @@ def environment(options: CloudOptions) -> dict[str, str]:
     shared = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # Serve's 5 and 10 s kill a proxy that a busy small machine only starts slowly.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
     }
     if not (options.haproxy and haproxy_runs()):
         return shared
@@ -136,8 +139,7 @@ def serving_arguments(options: CloudOptions, model: str, variables: Mapping[str,
         "model_loading_config": {"model_id": MODEL_ID, "model_source": model},
         "engine_kwargs": engine_arguments(options),
         "runtime_env": {"env_vars": dict(variables)},
-        "deployment_config": {**_scale(options), "max_ongoing_requests": MAX_ONGOING}
-        | {"ray_actor_options": {"num_cpus": REPLICA_CPUS}, "graceful_shutdown_timeout_s": 2.0},
+        "deployment_config": _deployment(options),
         # Tool calls are short: batching the stream would add its interval to every answer.
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "log_engine_metrics": options.gpus_per_replica > 0,
@@ -186,10 +188,17 @@ def stop() -> None:
     serve.shutdown()
 
 
-def _scale(options: CloudOptions) -> dict[str, Any]:
-    if options.max_replicas is None:
-        return {"num_replicas": options.replicas}
-    return {"autoscaling_config": {"min_replicas": options.replicas, "max_replicas": options.max_replicas}}
+def _deployment(options: CloudOptions) -> dict[str, Any]:
+    scale: dict[str, Any] = {"num_replicas": options.replicas}
+    if options.max_replicas is not None:
+        scale = {"autoscaling_config": {"min_replicas": options.replicas, "max_replicas": options.max_replicas}}
+    return {
+        **scale,
+        "max_ongoing_requests": MAX_ONGOING,
+        "ray_actor_options": {"num_cpus": REPLICA_CPUS},
+        "graceful_shutdown_timeout_s": 2.0,
+        "health_check_timeout_s": 60.0,  # an engine's start keeps its replica's loop busy for seconds
+    }
 
 
 def _hardware(options: CloudOptions) -> dict[str, Any]:

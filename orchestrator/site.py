@@ -195,7 +195,7 @@ class EdgeSite:
         options = self._config.site
         surface = SurfaceOptions(options.served_model, options.body_limit_bytes, options.max_in_flight)
         app = create_app(self._node, surface, lambda: self._ready)
-        server = _Server(
+        server = HostedServer(
             uvicorn.Config(
                 app,
                 http="httptools",
@@ -222,7 +222,8 @@ class EdgeSite:
                 self._node.rules.apply(directive)
 
     def _report(self) -> LinkReport:
-        return self._link.report(self._node.version, int(self._log.gauges()["log_durable_seq"]))
+        durable = int(self._log.gauges()["log_durable_seq"])
+        return self._link.report(self._node.version, max(durable, 0))  # -1, an empty log, has no place on the wire
 
     def _spawn(self, name: str, work: Any) -> None:
         task = asyncio.create_task(work, name=f"{name}:{self._config.site.name}")
@@ -230,7 +231,7 @@ class EdgeSite:
         self._stack.push_async_callback(_end_task, task)
 
 
-class _Server(uvicorn.Server):
+class HostedServer(uvicorn.Server):
     """uvicorn without its signal handlers: whoever hosts the site decides when it ends."""
 
     @contextmanager

@@ -150,9 +150,8 @@ class System:
         self._placed["router"].call("publish_swap", swap)
         deadline = time.monotonic() + SWAP_S
         while time.monotonic() < deadline:
-            reports: list[SwapReport] = self._placed["edge"].call("swaps")
-            if found := [report for report in reports if report.version == version.version]:
-                return _live(found[-1])
+            if (fields := self._placed["edge"].call("swap_report", version.version)) is not None:
+                return _live(SwapReport(**fields))
             time.sleep(POLL_S)
         raise NetGPTError(f"the site did not run {version.version} within {SWAP_S:.0f} s")
 

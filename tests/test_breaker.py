@@ -134,7 +134,7 @@ def test_results_of_calls_from_before_it_opened_change_nothing() -> None:
 )
 async def test_only_what_may_pass_is_tried_again(why: NetGPTError, again: bool) -> None:
     engine = Scripted(why)
-    retrying = Retrying(engine, attempts=2, deadline_s=5, backoff_s=0.001, backoff_max_s=0.001)
+    retrying = Retrying(engine, name="cloud", attempts=2, deadline_s=5, backoff_s=0.001, backoff_max_s=0.001)
     if again:
         assert await retrying.generate(ASK, GREEDY) is ANSWER
     else:
@@ -146,7 +146,7 @@ async def test_only_what_may_pass_is_tried_again(why: NetGPTError, again: bool) 
 
 async def test_the_last_failure_is_the_one_reported() -> None:
     engine = Scripted(Unreachable("first"), Refused("second", 500), Refused("third", 502))
-    retrying = Retrying(engine, attempts=3, deadline_s=5, backoff_s=0.001, backoff_max_s=0.001)
+    retrying = Retrying(engine, name="cloud", attempts=3, deadline_s=5, backoff_s=0.001, backoff_max_s=0.001)
     with pytest.raises(Refused, match="third"):
         await retrying.generate(ASK, GREEDY)
 
@@ -154,22 +154,26 @@ async def test_the_last_failure_is_the_one_reported() -> None:
 async def test_retries_end_at_the_deadline() -> None:
     slow = Scripted(10.0)
     started = asyncio.get_running_loop().time()
-    with pytest.raises(Unreachable, match=r"within 0\.1 s"):
-        await Retrying(slow, attempts=3, deadline_s=0.1, backoff_s=0.01, backoff_max_s=0.01).generate(ASK, GREEDY)
+    with pytest.raises(Unreachable, match=r"cloud: no answer within 0\.1 s"):
+        await Retrying(slow, name="cloud", attempts=3, deadline_s=0.1, backoff_s=0.01, backoff_max_s=0.01).generate(
+            ASK, GREEDY
+        )
     assert asyncio.get_running_loop().time() - started < 1
     down = Scripted(*[Unreachable("down")] * 1000)
     with pytest.raises(Unreachable):
-        await Retrying(down, attempts=1000, deadline_s=0.1, backoff_s=0.01, backoff_max_s=0.01).generate(ASK, GREEDY)
+        await Retrying(down, name="cloud", attempts=1000, deadline_s=0.1, backoff_s=0.01, backoff_max_s=0.01).generate(
+            ASK, GREEDY
+        )
 
 
 async def test_the_circuit_opens_probes_and_closes() -> None:
     now = 0.0
     engine = Scripted(*[Unreachable("down")] * 3)
-    guarded = BreakerEngine(engine, POLICY, clock=lambda: now)
+    guarded = BreakerEngine(engine, name="cloud", policy=POLICY, clock=lambda: now)
     for _ in range(3):
         with pytest.raises(Unreachable, match="down"):
             await guarded.generate(ASK, GREEDY)
-    with pytest.raises(Unreachable, match=r"not asked.*10\.0 s"):
+    with pytest.raises(Unreachable, match=r"cloud: not asked.*10\.0 s"):
         await guarded.generate(ASK, GREEDY)
     assert (engine.calls, guarded.circuit, guarded.gauges()["circuit_open"]) == (3, Circuit.OPEN, 1.0)
     now = 10.0
@@ -179,7 +183,7 @@ async def test_the_circuit_opens_probes_and_closes() -> None:
 
 async def test_a_4xx_is_an_answer_and_closes_the_circuit() -> None:
     engine = Scripted(Unreachable("x"), Unreachable("x"), Refused("no such model", 404), Unreachable("x"))
-    guarded = BreakerEngine(engine, POLICY)
+    guarded = BreakerEngine(engine, name="cloud", policy=POLICY)
     for _ in range(4):
         with pytest.raises(EngineError):
             await guarded.generate(ASK, GREEDY)
@@ -190,7 +194,7 @@ async def test_a_4xx_is_an_answer_and_closes_the_circuit() -> None:
 async def test_a_probe_that_tells_nothing_leaves_room_for_the_next(fate: str) -> None:
     now = 0.0
     engine = Scripted(*[Unreachable("down")] * 3, 10.0 if fate == "cancelled" else BadRequest("x"))
-    guarded = BreakerEngine(engine, POLICY, clock=lambda: now)
+    guarded = BreakerEngine(engine, name="cloud", policy=POLICY, clock=lambda: now)
     for _ in range(3):
         with pytest.raises(Unreachable):
             await guarded.generate(ASK, GREEDY)
@@ -205,8 +209,8 @@ async def test_a_probe_that_tells_nothing_leaves_room_for_the_next(fate: str) ->
 
 async def test_wrappers_hand_on_load_and_close() -> None:
     engine = Scripted(ANSWER)
-    retrying = Retrying(engine, attempts=1, deadline_s=1, backoff_s=0.1, backoff_max_s=0.1)
-    guarded = BreakerEngine(retrying, POLICY)
+    retrying = Retrying(engine, name="cloud", attempts=1, deadline_s=1, backoff_s=0.1, backoff_max_s=0.1)
+    guarded = BreakerEngine(retrying, name="cloud", policy=POLICY)
     assert (await guarded.load(Path("x"), "v2")).version == "v2"
     await guarded.close()
     assert engine.script == []

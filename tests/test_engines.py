@@ -87,8 +87,8 @@ async def test_both_engines_give_the_same_greedy_answer(vllm: VllmEngine, huggin
 
 
 async def test_log_probabilities_do_not_depend_on_temperature(engine: Engine) -> None:
-    hot = await engine.generate(ASK, Sampling(max_tokens=1, temperature=2.0, n=16, seed=1))
-    cool = await engine.generate(ASK, Sampling(max_tokens=1, temperature=0.8, n=16, seed=2))
+    hot = await engine.generate(ASK, Sampling(max_tokens=1, temperature=2.0, n=64, seed=1))
+    cool = await engine.generate(ASK, Sampling(max_tokens=1, temperature=0.5, n=64, seed=2))
     # One readable token is one text; bytes and special tokens share theirs.
     known = {c.text: c.logprobs[0] for c in cool.completions if c.text and c.text.isascii()}
     shared = {c.text: c.logprobs[0] for c in hot.completions if c.text in known}
@@ -311,9 +311,10 @@ async def test_a_closed_engine_fails_what_was_running_and_what_comes(kind: str, 
     engine = await build_engine(kind, models["first"], "v", SETTINGS)
     running = asyncio.create_task(engine.generate(ASK, Sampling(max_tokens=900, stop=("never",))))
     waiting = asyncio.create_task(engine.generate(ASK, GREEDY))
-    await asyncio.sleep(0.05)
+    loading = asyncio.create_task(engine.load(models["second"], "second"))
+    await asyncio.sleep(0)
     await engine.close()
-    for task in (running, waiting):
+    for task in (running, waiting, loading):
         with pytest.raises(EngineError, match="closed"):
             await task
     with pytest.raises(EngineError, match="closed"):

@@ -136,13 +136,13 @@ def test_with_few_labels_it_stays_near_the_old_one() -> None:
 
 def test_sixty_labels_beat_the_old_calibrator() -> None:
     better = 0
-    for seed in range(20):
-        x, fresh = drafts(60, seed), drafts(2000, 1000 + seed)
+    for seed in range(10):
+        x, fresh = drafts(60, seed), drafts(300, 1000 + seed)
         target = (np.random.default_rng(seed).random(60) < truth(x, 1.0, 1.0)).astype(float)
         new = recalibrate(OLD, x, target, np.ones(60))
         errors = [np.abs(np.asarray(c.predict(fresh)) - truth(fresh, 1.0, 1.0)).mean() for c in (new, OLD)]
         better += errors[0] < errors[1]
-    assert better >= 18
+    assert better >= 9
 
 
 def test_beliefs_and_weights_count_as_partial_records() -> None:
@@ -170,5 +170,5 @@ def test_a_surer_draft_never_scores_lower_even_when_labels_say_so() -> None:
     ("target", "weights"), [(np.full(3, 1.5), np.ones(3)), (np.ones(3), -np.ones(3)), (np.ones(2), np.ones(3))]
 )
 def test_nonsense_is_refused(target: FloatArray, weights: FloatArray) -> None:
-    with pytest.raises(ValueError, match="must be|disagree|probabilities"):
+    with pytest.raises(ValueError, match=r"must be|disagree|probabilities"):
         recalibrate(OLD, drafts(3), target, weights)

@@ -18,7 +18,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from actors.engine import Completion
 from orchestrator.http import SurfaceOptions, create_app
-from orchestrator.site import _Server
+from orchestrator.site import HostedServer
 from policies.errors import ContextTooLong, Unreachable
 
 LIMIT = 64 << 10
@@ -36,27 +36,41 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(kit: NodeKit, max_in_flight: int = 64) -> AsyncIterator[Site]:
+async def listening(app: Any) -> AsyncIterator[str]:
+    """The address of ``app`` on a free port."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    app = create_app(kit.node, SurfaceOptions("netgpt", LIMIT, max_in_flight))
-    server = _Server(uvicorn.Config(app, http="httptools", lifespan="off", log_config=None))
+    server = HostedServer(uvicorn.Config(app, http="httptools", lifespan="off", log_config=None))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await until(lambda: server.started)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10.0) as client:
-            yield Site(kit, url, client)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task
         listener.close()
 
 
+@asynccontextmanager
+async def serving(kit: NodeKit, max_in_flight: int = 64) -> AsyncIterator[Site]:
+    app = create_app(kit.node, SurfaceOptions("netgpt", LIMIT, max_in_flight))
+    async with listening(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=10.0) as client:
+        yield Site(kit, url, client)
+
+
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     async with serving(NodeKit()) as served:
         yield served
+
+
+@pytest.fixture
+async def surface() -> AsyncIterator[Site]:
+    """The same app without a socket, for the many tests that need none."""
+    kit = NodeKit()
+    transport = httpx.ASGITransport(create_app(kit.node, SurfaceOptions("netgpt", LIMIT)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://site") as client:
+        yield Site(kit, "http://site", client)
 
 
 def body(**fields: Any) -> dict[str, Any]:
@@ -173,9 +187,9 @@ async def test_nothing_to_answer_with_is_503_with_retry_after() -> None:
     assert error_of(reply)["type"] == "server_error"
 
 
-async def test_a_length_cut_answer_says_length(site: Site) -> None:
-    site.kit.edge.reply = lambda prompt: Completion("And so", (-0.001,) * 4, "length", 4)
-    reply = await site.post(body())
+async def test_a_length_cut_answer_says_length(surface: Site) -> None:
+    surface.kit.edge.reply = lambda prompt: Completion("And so", (-0.001,) * 4, "length", 4)
+    reply = await surface.post(body())
     assert reply.json()["choices"][0]["finish_reason"] == "length"
 
 
@@ -199,8 +213,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_what_is_not_usable_json_is_400_and_names_the_body(site: Site, name: str) -> None:
-    reply = await site.post(BROKEN[name])
+async def test_what_is_not_usable_json_is_400_and_names_the_body(surface: Site, name: str) -> None:
+    reply = await surface.post(BROKEN[name])
     assert reply.status_code == 400
     assert error_of(reply)["param"] == "body"
     assert error_of(reply)["code"] == "invalid_json"
@@ -277,32 +291,32 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("fields", "param"), WRONG, ids=[f"{i}-{param}" for i, (_, param) in enumerate(WRONG)])
-async def test_a_wrong_field_is_400_and_named(site: Site, fields: dict[str, Any], param: str) -> None:
-    reply = await site.post(body(**fields))
+async def test_a_wrong_field_is_400_and_named(surface: Site, fields: dict[str, Any], param: str) -> None:
+    reply = await surface.post(body(**fields))
     assert reply.status_code == 400
     assert error_of(reply)["param"] == param
     assert error_of(reply)["type"] == "invalid_request_error"
-    assert not site.kit.edge.asked
+    assert not surface.kit.edge.asked
 
 
 @pytest.mark.parametrize("missing", ["model", "messages"])
-async def test_a_missing_field_is_400_and_named(site: Site, missing: str) -> None:
+async def test_a_missing_field_is_400_and_named(surface: Site, missing: str) -> None:
     fields = body()
     del fields[missing]
-    reply = await site.post(fields)
+    reply = await surface.post(fields)
     assert (reply.status_code, error_of(reply)["param"]) == (400, missing)
 
 
-async def test_harmless_fields_are_let_through(site: Site) -> None:
+async def test_harmless_fields_are_let_through(surface: Site) -> None:
     harmless = {
         "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "n": 1, "logprobs": False,
         "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "parallel_tool_calls": True,
         "modalities": ["text"], "stop": None, "tool_choice": "auto", "response_format": {"type": "text"},
         "reasoning_effort": None, "top_p": 1, "temperature": 1, "max_completion_tokens": 9, "seed": None,
     }  # fmt: skip
-    reply = await site.post(body(**harmless))
+    reply = await surface.post(body(**harmless))
     assert reply.status_code == 200
-    assert site.kit.edge.asked[0][1].max_tokens == 9
+    assert surface.kit.edge.asked[0][1].max_tokens == 9
 
 
 async def test_an_unknown_model_is_404_and_the_openai_client_knows_it(site: Site) -> None:
@@ -312,9 +326,9 @@ async def test_an_unknown_model_is_404_and_the_openai_client_knows_it(site: Site
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
 
 
-async def test_a_prompt_longer_than_the_context_is_400_and_names_messages(site: Site) -> None:
-    site.kit.edge.reply = ContextTooLong(5000, 256, 1024)
-    reply = await site.post(body())
+async def test_a_prompt_longer_than_the_context_is_400_and_names_messages(surface: Site) -> None:
+    surface.kit.edge.reply = ContextTooLong(5000, 256, 1024)
+    reply = await surface.post(body())
     assert reply.status_code == 400
     assert (error_of(reply)["code"], error_of(reply)["param"]) == ("context_length_exceeded", "messages")
 
@@ -333,8 +347,8 @@ async def test_ten_megabytes_are_413_whether_announced_or_streamed(site: Site) -
     assert (await site.post(body())).status_code == 200
 
 
-async def test_unknown_paths_and_methods_have_openais_error_shape(site: Site) -> None:
-    for reply in (await site.client.get("/v1/nothing"), await site.client.get("/v1/chat/completions")):
+async def test_unknown_paths_and_methods_have_openais_error_shape(surface: Site) -> None:
+    for reply in (await surface.client.get("/v1/nothing"), await surface.client.get("/v1/chat/completions")):
         assert reply.status_code in (404, 405)
         assert error_of(reply)["type"] == "invalid_request_error"
 

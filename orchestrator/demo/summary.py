@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def percentile(values: Sequence[float], q: float) -> float | None:
 def longest_gap_ms(outcomes: Sequence[Outcome]) -> float:
     """Longest time without a finished answer, in milliseconds."""
     ends = sorted(o.at_s + o.latency_ms / 1e3 for o in outcomes if o.info)
-    return 1e3 * max((late - early for early, late in zip(ends, ends[1:], strict=False)), default=0.0)
+    return 1e3 * max((late - early for early, late in pairwise(ends)), default=0.0)
 
 
 def _by_stage(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:

@@ -1,0 +1,120 @@
+"""What other policies would have got on the same requests, for the quality-cost plot.
+
+Every request of a phase has a draft in the log; its cloud answer is in the log where it was offloaded or audited,
+and is asked for here, directly, where it was not. With both answers, success and price of any threshold follow
+exactly. This runs after the phases, for the report alone: neither the site nor the learner sees these answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.engine import Engine, Prompt, Sampling
+from actors.log_record import OffloadRecord, from_table
+from actors.offload_log import read_log
+from orchestrator.tasks.generator import Task
+from orchestrator.tasks.verify import is_correct
+from policies.cost import kappa
+from policies.toolcalls import parse
+from policies.types import CloudSpeed, CloudWork, Objective
+
+AT_ONCE = 8
+HEADER_BYTES = 600  # what HTTP adds to an OpenAI request and to its answer, about
+GRID = tuple(n / 40 for n in range(41))
+
+Offload = Callable[["Case"], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request with both answers judged; ``price_usd`` is C_c + lambda * L_c on the link of its moment."""
+
+    score: float
+    edge_correct: bool
+    cloud_correct: bool
+    link_up: bool
+    offloaded: bool
+    price_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A policy's mean success and mean price (dollars, priced latency included) a request."""
+
+    name: str
+    success: float
+    price_usd: float
+
+
+def phase_records(log_dir: Path, tasks: Iterable[Task]) -> list[tuple[Task, OffloadRecord]]:
+    """The tasks of a phase with what the site logged about them."""
+    records = {_question(json.loads(r.messages)): r for r in from_table(read_log(log_dir))}
+    return [(task, records[key]) for task in tasks if (key := _question(task.messages)) in records]
+
+
+async def missing_answers(cloud: Engine, pairs: Sequence[tuple[Task, OffloadRecord]]) -> dict[str, str]:
+    """The cloud's answers to the requests it was not asked, by question."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(task: Task) -> tuple[str, str]:
+        async with room:
+            generation = await cloud.generate(Prompt(task.messages, task.tools), Sampling(max_tokens=160))
+        return _question(task.messages), generation.completions[0].text
+
+    return dict(await asyncio.gather(*(ask(task) for task, record in pairs if record.cloud is None)))
+
+
+def cases(
+    pairs: Sequence[tuple[Task, OffloadRecord]], answers: Mapping[str, str], objective: Objective, speed: CloudSpeed
+) -> list[Case]:
+    """Judge both answers of every request."""
+    return [
+        Case(
+            score=record.score,
+            edge_correct=is_correct(task, parse(record.draft).calls),
+            cloud_correct=is_correct(task, parse(record.cloud or answers[_question(task.messages)]).calls),
+            link_up=record.link.up,
+            offloaded=record.route == "cloud",
+            price_usd=kappa(_work(record), record.link, record.prices, speed, objective),
+        )
+        for task, record in pairs
+    ]
+
+
+def frontier(given: Sequence[Case]) -> dict[str, list[Point]]:
+    """Edge-only, cloud-only, every fixed threshold, and what was really done."""
+    return {
+        "edge only": [_point("edge only", given, lambda _: False)],
+        "cloud only": [_point("cloud only", given, lambda _: True)],
+        "fixed thresholds": [_fixed(given, tau) for tau in GRID],
+        "link-aware threshold": [_point("link-aware threshold", given, lambda case: case.offloaded)],
+    }
+
+
+def _fixed(given: Sequence[Case], tau: float) -> Point:
+    return _point(f"{tau:.3f}", given, lambda case: case.score < tau)
+
+
+def _point(name: str, given: Sequence[Case], offload: Offload) -> Point:
+    """With the link down there is no cloud, whatever the policy says."""
+    sent = [case.link_up and offload(case) for case in given]
+    right = [case.cloud_correct if away else case.edge_correct for case, away in zip(given, sent, strict=True)]
+    paid = [case.price_usd for case, away in zip(given, sent, strict=True) if away]
+    return Point(name, sum(right) / len(given), sum(paid) / len(given))
+
+
+def _work(record: OffloadRecord) -> CloudWork:
+    return CloudWork(
+        up_bytes=len(record.messages) + len(record.tools) + HEADER_BYTES,
+        down_bytes=len(record.draft) + HEADER_BYTES,
+        input_tokens=record.prompt_tokens,
+        output_tokens=record.draft_tokens,
+    )
+
+
+def _question(messages: Sequence[Mapping[str, object]]) -> str:
+    return json.dumps([message["content"] for message in messages])

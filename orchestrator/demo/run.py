@@ -1,0 +1,186 @@
+"""The demo from start to end: start, play, learn, swap under load, play again, report."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actors.build import build_cloud_leg
+from actors.engine_settings import RemoteSettings
+from actors.swap import SwapReport
+from orchestrator.config import Config, default_config
+from orchestrator.demo.live import Screen, final_table
+from orchestrator.demo.play import Outcome, Player
+from orchestrator.demo.reference import Point, cases, frontier, missing_answers, phase_records
+from orchestrator.demo.report import write_report
+from orchestrator.demo.summary import PhaseResult, longest_gap_ms, phase_summary
+from orchestrator.demo.workload import Phase, Stage, stages
+from orchestrator.learner import RoundReport
+from orchestrator.system import System
+from orchestrator.tasks.generator import Split, tasks
+
+SETTLE_S = 1.5  # three probes: a new link state is seen before it is judged
+SWAP_MARGIN_S = 2.0  # requests run this long before and after the swap
+SWAP_SEED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SwapUnderLoad:
+    """A swap and the requests that ran meanwhile."""
+
+    report: SwapReport
+    outcomes: tuple[Outcome, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The ``swap`` part of summary.json."""
+        return {
+            "from": self.report.previous,
+            "to": self.report.version,
+            "gap_ms": 1e3 * self.report.gap_s,
+            "longest_silence_ms": longest_gap_ms(self.outcomes),
+            "requests": len(self.outcomes),
+            "failed_requests": sum(o.info is None for o in self.outcomes),
+        }
+
+
+def demo_config(var: Path) -> Config:
+    """The embedded default on free ports, with an audit rate and prices that make a short run tell something."""
+    return default_config(
+        var=var,
+        site={"name": "demo", "port": 0, "audit_rate": 0.1},
+        cloud={"call": {"connect_s": 2.0, "idle_s": 4.0, "deadline_s": 6.0, "attempts": 2}},
+        policy={"objective": {"value_usd": 0.01, "second_usd": 0.001, "cloud_accuracy": 0.97}},
+        prices={"input_usd_per_mtok": 0.28, "cached_usd_per_mtok": 0.028, "output_usd_per_mtok": 0.42},
+        telemetry={"probe_interval_s": 0.5},
+        ray={"dashboard_port": 0},
+    )
+
+
+class Demo:
+    """One run. ``seed`` decides the tasks, ``var`` is where everything goes."""
+
+    def __init__(self, config: Config, seed: int, console: Console) -> None:
+        self._config, self._seed = config, seed
+        self._console, self._screen = console, Screen(console)
+        self._stages = stages()
+
+    def run(self, system: System) -> dict[str, Any]:
+        """Play, learn, swap, play; ``system`` runs. Returns the summary, which is also written beside the report."""
+        url = system.urls.endpoint
+        with self._screen.open():
+            before = self._play(system, url, Phase("before", 100 + 2 * self._seed))
+            learned = self._learn(system)
+            swap = self._swap(system, url, learned) if learned.version else None
+            after = self._play(system, url, Phase("after", 101 + 2 * self._seed))
+            self._screen.doing("asking the cloud what it would have answered, for the report")
+            points = self._frontier(system.urls.cloud, before)
+            summary = self._summary([before, after], learned, swap)
+            self._write(summary, [before, after], points)
+        self._console.print(final_table(summary["phases"]))
+        return summary
+
+    def _play(self, system: System, url: str, phase: Phase) -> PhaseResult:
+        self._screen.begin(phase.name)
+        version = str(system.site_info()["version"])
+        return PhaseResult(phase.name, version, tuple(asyncio.run(self._stages_of(system, url, phase))))
+
+    async def _stages_of(self, system: System, url: str, phase: Phase) -> list[Outcome]:
+        player = Player(url, self._config.site.served_model, self._screen.see)
+        outcomes: list[Outcome] = []
+        try:
+            for stage, batch in zip(self._stages, phase.tasks(self._stages), strict=True):
+                self._screen.doing(f"{phase.name}: link is {stage.link.name}")
+                await asyncio.to_thread(system.set_link, stage.link)
+                await asyncio.sleep(SETTLE_S)
+                outcomes += await player.play(stage.link.name, batch)
+        finally:
+            await player.close()
+        return outcomes
+
+    def _learn(self, system: System) -> RoundReport:
+        self._screen.doing("training on what was offloaded (a Ray Train job)")
+        report = system.learn()
+        self._screen.say(f"learner: {report.reason} ({report.samples} samples, {report.seconds:.0f} s)")
+        return report
+
+    def _swap(self, system: System, url: str, learned: RoundReport) -> SwapUnderLoad:
+        assert learned.version is not None
+        self._screen.begin("during the swap")
+        self._screen.doing("swapping the weights while requests run")
+        version = learned.version
+        return asyncio.run(self._swap_under_load(url, lambda: system.swap(version)))
+
+    async def _swap_under_load(self, url: str, swap: Callable[[], SwapReport]) -> SwapUnderLoad:
+        player = Player(url, self._config.site.served_model, self._screen.see)
+        over = threading.Event()
+        stream = tasks(SWAP_SEED, Split.TEST)
+
+        async def load() -> list[Outcome]:
+            seen: list[Outcome] = []
+            while not over.is_set():
+                seen += await player.play("recovered", list(itertools.islice(stream, 12)))
+            return seen
+
+        running = asyncio.create_task(load())
+        try:
+            await asyncio.sleep(SWAP_MARGIN_S)
+            report = await asyncio.to_thread(swap)
+            await asyncio.sleep(SWAP_MARGIN_S)
+        finally:
+            over.set()
+            outcomes = await running
+            await player.close()
+        return SwapUnderLoad(report, tuple(outcomes))
+
+    def _frontier(self, cloud_url: str, phase: PhaseResult) -> dict[str, list[Point]]:
+        pairs = phase_records(self._config.log_dir, [o.task for o in phase.outcomes])
+        answers = asyncio.run(self._missing(cloud_url, pairs))
+        policy = self._config.policy
+        return frontier(cases(pairs, answers, policy.objective, policy.speed))
+
+    async def _missing(self, cloud_url: str, pairs: Sequence[Any]) -> dict[str, str]:
+        cloud = build_cloud_leg(cloud_url, self._config.cloud.model, RemoteSettings())
+        try:
+            return await missing_answers(cloud, pairs)
+        finally:
+            await cloud.close()
+
+    def _summary(
+        self, phases: Sequence[PhaseResult], learned: RoundReport, swap: SwapUnderLoad | None
+    ) -> dict[str, Any]:
+        return {
+            "phases": [phase_summary(phase) for phase in phases],
+            "swap": swap.summary() if swap else None,
+            "learner": {
+                "samples": learned.samples,
+                "rounds": 1 if learned.version else 0,
+                "seconds": learned.seconds,
+                "gate": learned.reason,
+            },
+            "seed": self._seed,
+        }
+
+    def _write(self, summary: dict[str, Any], phases: Sequence[PhaseResult], points: dict[str, list[Point]]) -> None:
+        directory = self._config.var
+        (directory / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_report(directory / "report.html", summary, phases, points)
+
+
+def clear(config: Config) -> None:
+    """Remove what an earlier demo left, so that every run starts from the bundled model."""
+    for directory in (config.log_dir, config.store_dir):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def total_requests(given: Sequence[Stage]) -> int:
+    """Requests of one phase."""
+    return sum(stage.requests for stage in given)
