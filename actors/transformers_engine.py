@@ -63,9 +63,10 @@ class TransformersEngine:
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill."""
-        self._check_usable()
         started = time.perf_counter()
         ids = await self._renderer.render_aside(prompt, sampling.max_tokens)
+        if len(self._running) >= MAX_PENDING:
+            raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
         cancelled = threading.Event()
         self._running.add(cancelled)
         try:
@@ -77,7 +78,6 @@ class TransformersEngine:
 
     async def load(self, path: Path, version: str) -> LoadReport:
         """See ``Engine``; waits for the generation that runs, so it ends on the weights it began with."""
-        self._check_usable()
         asked = time.perf_counter()
         await asyncio.to_thread(check_weights, path, self._shapes)
         verified = time.perf_counter()
@@ -97,16 +97,11 @@ class TransformersEngine:
         """Requests taken and not yet answered, and whether the model can still answer (1)."""
         return {"pending": float(len(self._running)), "usable": float(not self._closed)}
 
-    def _check_usable(self) -> None:
+    async def _in_worker(self, work: Callable[[], T]) -> T:
         if self._closed:
             raise EngineError(f"model {self.source}: the engine is closed")
-        if len(self._running) >= MAX_PENDING:
-            raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
-
-    async def _in_worker(self, work: Callable[[], T]) -> T:
-        future = self._worker.submit(work)
         try:
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(self._worker.submit(work))
         except asyncio.CancelledError:
             if self._closed:  # close() has dropped the work, nobody has cancelled the caller
                 raise EngineError(f"model {self.source}: the engine was closed") from None

@@ -97,9 +97,11 @@ class VllmEngine:
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
         """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill."""
-        self._check_usable()
         started = time.perf_counter()
         ids = await self._renderer.render_aside(prompt, sampling.max_tokens)
+        self._check_usable()
+        if len(self._requests) >= MAX_PENDING:
+            raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
         request = _Request(str(next(self._keys)), ids, prompt, sampling, self._loop.create_future(), started)
         self._requests[request.key] = request
         self._inbox.put(lambda: self._add(request))
@@ -113,7 +115,6 @@ class VllmEngine:
 
     async def load(self, path: Path, version: str) -> LoadReport:
         """See ``Engine``. The live version's directory has to stay until this returns: it is the way back."""
-        self._check_usable()
         asked = time.perf_counter()
         await asyncio.to_thread(check_weights, path, self._shapes)
         verified = time.perf_counter()
@@ -138,11 +139,10 @@ class VllmEngine:
     def _check_usable(self) -> None:
         if self._broken or self._closing:
             raise EngineError(f"model {self.source}: {self._broken or 'the engine is closed'}")
-        if len(self._requests) >= MAX_PENDING:
-            raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
 
     async def _ask(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` on the engine's thread, between two steps."""
+        self._check_usable()
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._asked.add(answer)
         self._inbox.put(lambda: self._answer(answer, work))

@@ -19,11 +19,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 import ray
-from ray import serve
 
 from cluster.options import CloudOptions
-from cluster.session import check_port, free_port
+from cluster.session import free_port
 from policies.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ REPLICA_CPUS, ENGINE_CPUS, INGRESS_CPUS = 0.2, 0.5, 0.1
 MAX_ONGOING = 256  # requests at one replica; beyond it Serve's proxy holds or refuses them
 MAX_SEQUENCES = 32  # sequences in one step on CPU; more only make every one slower
 POLL_S = 1.0
+CHECK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,23 @@ class CloudApp:
             built = built or _built(self.pending, self.source)
             state, words = _state() if built else ("BUILDING", "importing vLLM")
             if state == "RUNNING":
+                self._check()
                 return waited
             if state == "DEPLOY_FAILED":
                 raise EngineError(f"the cloud app could not load {self.source}: {words}")
             progress(f"cloud: {words} ({waited:.0f} s)")
             time.sleep(POLL_S)
         raise EngineError(f"the cloud app with {self.source} was not healthy within {timeout_s:.0f} s: {words}")
+
+    def _check(self) -> None:
+        """Serve keeps the address it was first started with, whoever asks for another later."""
+        try:
+            httpx.get(f"{self.base_url}/models", timeout=CHECK_S).raise_for_status()
+        except httpx.HTTPError as why:
+            raise EngineError(
+                f"the cloud app runs, but {self.base_url} does not answer ({why}). Fix: where Serve already ran on the "
+                "cluster, set cloud.host and cloud.port to its address"
+            ) from None
 
 
 def environment(options: CloudOptions) -> dict[str, str]:
@@ -115,13 +127,9 @@ def deploy(options: CloudOptions, model: str, environment: Mapping[str, str]) ->
 
     Args:
         environment: what ``environment`` returned for this session.
-
-    Raises:
-        BadConfig: ``cloud.port`` is taken.
     """
     begun = time.monotonic()
     port = options.port or free_port(options.host)
-    check_port("cloud.port", options.host, port)
     direct = environment.get("RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING") == "1"
     variables = engine_environment(options, model) | dict(environment)
     # The worker ends with its one call: vLLM's import would stay in memory.
@@ -184,8 +192,8 @@ def engine_environment(options: CloudOptions, model: str) -> dict[str, str]:
 
 
 def stop() -> None:
-    """Take the app and Serve down; for a session that lives on (a local one ends with its processes)."""
-    serve.shutdown()
+    """Take the app down; for a cluster that lives on (a local session ends with its processes)."""
+    _serve().delete(APP)
 
 
 def _deployment(options: CloudOptions) -> dict[str, Any]:
@@ -212,6 +220,7 @@ def _hardware(options: CloudOptions) -> dict[str, Any]:
 
 def _deploy(arguments: dict[str, Any], host: str, port: int) -> None:
     """Runs in a Ray worker: importing vLLM takes seconds and hundreds of megabytes."""
+    serve = _serve()
     # Serve's processes start while this one imports vLLM.
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(serve.start, proxy_location="HeadOnly", http_options={"host": host, "port": port})
@@ -235,7 +244,7 @@ def _built(pending: Any, model: str) -> bool:
 
 def _state() -> tuple[str, str]:
     """The app's status as Serve names it, and a line about what it is doing or why it failed."""
-    app = serve.status().applications.get(APP)
+    app = _serve().status().applications.get(APP)
     if app is None:
         return "BUILDING", "deploying"
     messages = [app.message, *(part.message for part in app.deployments.values())]
@@ -243,6 +252,11 @@ def _state() -> tuple[str, str]:
         return "DEPLOY_FAILED", _last_line(next((m for m in reversed(messages) if m), "no reason given"))
     waiting = [name for name, part in app.deployments.items() if part.status != "HEALTHY"]
     return str(app.status.value), f"starting {', '.join(waiting)}" if waiting else "starting the proxy"
+
+
+def _serve() -> Any:
+    """Ray Serve, imported late: it reads ``environment`` when it is imported."""
+    return import_module("ray.serve")
 
 
 def _last_line(text: str) -> str:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -25,16 +25,41 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Say = Callable[[str], None]
 
 
-def serve(config: Config, say: Say) -> None:
+class Running(Protocol):
+    """What ``serve`` needs of a ``System``."""
+
+    def start(self) -> Any:
+        """Bring everything up; the URLs."""
+        ...
+
+    def stop(self) -> None:
+        """Take everything down."""
+        ...
+
+    def gauges(self) -> dict[str, float]:
+        """Every figure by name."""
+        ...
+
+    def site_info(self) -> dict[str, Any]:
+        """What the edge site runs."""
+        ...
+
+
+Build = Callable[[Config, Callable[[str, str], None]], Running]
+
+
+def serve(config: Config, say: Say, build: Build | None = None) -> None:
     """Run a system until a signal asks it to end.
+
+    Args:
+        say: shows a line to the user.
+        build: makes the system; None makes a ``System``.
 
     Raises:
         NetGPTError: it could not be started; nothing is left behind.
     """
-    from orchestrator.system import System  # noqa: PLC0415  # status needs no Ray
-
     _refuse_second(config)
-    system = System(config, lambda stage, words: say(f"  {stage:<7}{words}"))
+    system = (build or _system)(config, lambda stage, words: say(f"  {stage:<7}{words}"))
     started = time.time()
     with _interruptible():
         try:
@@ -51,6 +76,12 @@ def serve(config: Config, say: Say) -> None:
             _ignore_signals()  # a second Ctrl-C would cut the stopping short and leave processes behind
             run_file.remove(config.run_file)
             system.stop()
+
+
+def _system(config: Config, progress: Callable[[str, str], None]) -> Running:
+    from orchestrator.system import System  # noqa: PLC0415  # status needs no Ray
+
+    return System(config, progress)
 
 
 def status(config: Config) -> Iterator[str]:
@@ -83,7 +114,7 @@ def _welcome(config: Config, urls: Any) -> Iterator[str]:
     yield "  stop       Ctrl-C"
 
 
-def _record(config: Config, urls: Any, system: Any, started: float) -> dict[str, Any]:
+def _record(config: Config, urls: Any, system: Running, started: float) -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "started": round(started),

@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 KEPT_REPORTS = 16  # swap reports kept for whoever asks; one a training round, so days of them
 DRAIN_S = 5  # requests in flight when the site stops may take this long
+KEEP_ALIVE_S = (
+    75  # longer than clients keep an idle connection, so that they close it and no request meets a closed one
+)
 MAX_CONNECTIONS = 1024  # beyond it uvicorn answers 503: a flood of idle connections must not exhaust the files
 
 
@@ -179,7 +182,7 @@ class EdgeSite:
         node = EdgeNode(
             engine=engine,
             weights=self._weights,
-            scorers=Scorers(self._weights.version, _first_scorer(self._weights.path)),
+            scorers=Scorers(self._weights.version, first_scorer(self._weights.path)),
             cloud=cloud,
             rules=SiteRules(config.policy.kind, default_snapshot(config), _policy_builder(config), time.monotonic),
             link=self._link,
@@ -203,6 +206,7 @@ class EdgeSite:
                 log_config=None,
                 access_log=False,
                 limit_concurrency=MAX_CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=DRAIN_S,
             )
         )
@@ -282,7 +286,12 @@ async def _edge_engine(options: EngineOptions, weights: Weights) -> Engine:
     return await build_engine(options.kind, weights.path, weights.version, settings_here)
 
 
-def _first_scorer(directory: Path) -> Scorer:
+def first_scorer(directory: Path) -> Scorer:
+    """The scorer of a model directory; one without a calibrator gets a stated guess.
+
+    Raises:
+        StoreError: its calibrator cannot be read.
+    """
     if (directory / CALIBRATOR_FILE).exists():
         return Scorer.load(directory)
     logger.warning("%s has no %s: its scores are a guess until the first training round", directory, CALIBRATOR_FILE)

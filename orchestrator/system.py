@@ -27,7 +27,7 @@ from orchestrator.site import EdgeSite, default_snapshot
 from orchestrator.versions import first_version
 from policies.control import Swap
 from policies.errors import NetGPTError
-from policies.types import Prices
+from policies.types import Objective, Prices
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ START_S = 180.0  # a service that has not started by then never will; models loa
 SWAP_S = 60.0  # verifying and loading an edge model takes well under a second; the directive waits for its stream
 POLL_S = 0.1
 EDGE_CPUS = 0.5
+ROUTER = "router"
 TLS_PORT, PLAIN_PORT = 443, 80
 
 Progress = Callable[[str, str], None]
@@ -125,7 +126,7 @@ class System:
 
     def set_prices(self, prices: Prices) -> None:
         """What the cloud charges from now on."""
-        self._placed["router"].call("set_prices", prices)
+        self._router().call("set_prices", prices)
 
     def learn(self) -> RoundReport:
         """One training round on the log, as a Ray Train job; blocks, and changes nothing that is live."""
@@ -147,13 +148,17 @@ class System:
             NetGPTError: it was rolled back, or not live in time.
         """
         swap = Swap(version.version, str(version.path), version.sha256)
-        self._placed["router"].call("publish_swap", swap)
+        self._router().call("publish_swap", swap)
         deadline = time.monotonic() + SWAP_S
         while time.monotonic() < deadline:
             if (fields := self._placed["edge"].call("swap_report", version.version)) is not None:
                 return _live(SwapReport(**fields))
             time.sleep(POLL_S)
         raise NetGPTError(f"the site did not run {version.version} within {SWAP_S:.0f} s")
+
+    def set_objective(self, objective: Objective) -> None:
+        """What answers are worth from now on."""
+        self._router().call("set_objective", objective)
 
     def gauges(self) -> dict[str, float]:
         """The figures of every part, by name."""
@@ -166,8 +171,7 @@ class System:
 
     def _start(self) -> Urls:
         config = self.config
-        self._check_models()
-        session.check_port("site.port", config.site.host, config.site.port)
+        self._check()
         environment = cloud_app.environment(config.cloud) if config.cloud.kind == "serve" else {}
         self._stage("ray", lambda: self._start_ray(environment))
         cloud_url = self._begin_cloud(environment)
@@ -181,12 +185,23 @@ class System:
         assert self._session is not None
         return Urls(info["url"], cloud_url, router, self._session.dashboard_url, self._session.token)
 
-    def _check_models(self) -> None:
-        """Before anything starts: a missing directory is the commonest mistake and the cheapest to see."""
-        if self.config.site.engine.kind != "openai":
-            resolve_model(self.config.site.engine.model)
-        if self.config.cloud.kind == "serve":
-            resolve_model(self.config.cloud.model)
+    def _router(self) -> placement.Placed:
+        router = self._placed.get("router") or placement.find(ROUTER)
+        if router is None:
+            raise NetGPTError("no router runs on this cluster")
+        return router
+
+    def _check(self) -> None:
+        """Before anything starts: what is wrong most often is the cheapest to see."""
+        config = self.config
+        if config.site.engine.kind != "openai":
+            resolve_model(config.site.engine.model)
+        if config.cloud.kind == "serve":
+            resolve_model(config.cloud.model)
+        if config.ray.address is None:  # on a cluster, the ports are another machine's
+            session.check_port("site.port", config.site.host, config.site.port)
+            session.check_port("cloud.port", config.cloud.host, config.cloud.port)
+            session.check_port("telemetry.port", config.telemetry.host, config.telemetry.port)
 
     def _stage(self, name: str, work: Callable[[], Any]) -> Any:
         self._progress(name, "starting")
@@ -209,9 +224,12 @@ class System:
         return self._cloud.base_url
 
     def _start_router(self) -> str:
+        if (running := placement.find(ROUTER)) is not None:  # another site's system started it: sites share one
+            info = running.ready(START_S)
+            return f"{info['host']}:{info['port']}"
         options, snapshot = self.config.telemetry, default_snapshot(self.config)
         port = options.port or session.free_port(options.host)
-        info = self._place("router", "router", "Router", lambda: RouterService(snapshot, options.host, port))
+        info = self._place("router", ROUTER, "Router", lambda: RouterService(snapshot, options.host, port))
         return f"{info['host']}:{info['port']}"
 
     def _start_link(self, router: str, cloud_url: str) -> Upstreams:

@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 # float32, so that two implementations agree on the likeliest token of weights that know nothing.
 SETTINGS = LocalSettings(dtype="float32", kv_cache_bytes=32 * 2**20)
 GREEDY = Sampling(max_tokens=24)
+ENDLESS = Sampling(max_tokens=900)
 ASK = Prompt([{"role": "user", "content": "select clients"}])
 TOOL = {
     "type": "function",
@@ -185,7 +186,7 @@ async def test_a_swap_never_drops_a_request(engine: Engine, models: dict[str, Pa
 async def test_a_request_in_flight_across_a_swap_carries_the_new_version(
     vllm: VllmEngine, models: dict[str, Path]
 ) -> None:
-    endless = asyncio.create_task(vllm.generate(ASK, Sampling(max_tokens=900, stop=("never",))))
+    endless = asyncio.create_task(vllm.generate(ASK, ENDLESS))
     await asyncio.sleep(0.1)
     assert not endless.done()
     await vllm.load(models["second"], "second")
@@ -257,7 +258,7 @@ async def test_tied_embeddings_are_swapped_too(tmp_path: Path, models: dict[str,
 
 
 async def test_a_cancelled_request_is_aborted(engine: Engine) -> None:
-    endless = asyncio.create_task(engine.generate(ASK, Sampling(max_tokens=900, stop=("never",), n=4, temperature=1)))
+    endless = asyncio.create_task(engine.generate(ASK, replace(ENDLESS, n=4, temperature=1)))
     await asyncio.sleep(0.1)
     endless.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -269,7 +270,7 @@ async def test_a_cancelled_request_is_aborted(engine: Engine) -> None:
 
 
 async def test_the_event_loop_stays_free_while_the_model_runs(vllm: VllmEngine) -> None:
-    running = asyncio.create_task(vllm.generate(ASK, Sampling(max_tokens=300, stop=("never",))))
+    running = asyncio.create_task(vllm.generate(ASK, Sampling(max_tokens=300)))
     turns = 0
     while not running.done():
         await asyncio.sleep(0.001)
@@ -309,7 +310,7 @@ async def test_a_torn_model_is_named(kind: str, tmp_path: Path, models: dict[str
 @pytest.mark.parametrize("kind", ["vllm", "transformers"])
 async def test_a_closed_engine_fails_what_was_running_and_what_comes(kind: str, models: dict[str, Path]) -> None:
     engine = await build_engine(kind, models["first"], "v", SETTINGS)
-    running = asyncio.create_task(engine.generate(ASK, Sampling(max_tokens=900, stop=("never",))))
+    running = asyncio.create_task(engine.generate(ASK, ENDLESS))
     waiting = asyncio.create_task(engine.generate(ASK, GREEDY))
     loading = asyncio.create_task(engine.load(models["second"], "second"))
     await asyncio.sleep(0)
@@ -319,6 +320,22 @@ async def test_a_closed_engine_fails_what_was_running_and_what_comes(kind: str, 
             await task
     with pytest.raises(EngineError, match="closed"):
         await engine.generate(ASK, GREEDY)
+
+
+async def test_an_engine_that_breaks_in_a_step_fails_everybody_and_says_why(models: dict[str, Path]) -> None:
+    engine = VllmEngine(models["first"], "v", SETTINGS)
+    await engine.setup()
+
+    def burst() -> None:
+        raise RuntimeError("out of memory")
+
+    running = asyncio.create_task(engine.generate(ASK, ENDLESS))
+    broken = asyncio.create_task(engine._ask(burst))
+    for task in (broken, running, asyncio.create_task(engine.generate(ASK, GREEDY))):
+        with pytest.raises(EngineError, match="out of memory"):
+            await task
+    assert engine.gauges()["usable"] == 0.0
+    await engine.close()
 
 
 async def test_an_unknown_engine_is_named_with_the_choices() -> None:

@@ -12,7 +12,8 @@ import argparse
 import asyncio
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rich.table import Table
 
 from actors.engine import Completion, Engine, Prompt, Sampling
 from actors.engine_settings import LocalSettings
+from actors.scorer import CALIBRATOR_FILE as CALIBRATOR
 from actors.vllm_engine import VllmEngine
 from orchestrator.bundled.recipes import RECIPES, SELDOM
 from orchestrator.bundled.train import MODELS
@@ -32,7 +34,6 @@ from policies.calibration import Calibrator, auroc, ece
 from policies.score import features
 from policies.toolcalls import parse
 
-CALIBRATOR = "calibrator.json"
 _AT_ONCE = 32
 _SEED = 11
 
@@ -71,24 +72,37 @@ def main() -> None:
     parser.add_argument("--calibrate", action="store_true", help="fit and write the edge model's calibrator first")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
+    if options.calibrate:
+        asyncio.run(calibrate(options.models / "edge", options.count, options.threads))
     names = [options.only] if options.only else list(RECIPES)
-    report = {name: asyncio.run(_evaluate(options.models / name, options)) for name in names}
+    report = {name: asyncio.run(measure(options.models / name, options.count, options.threads)) for name in names}
     if options.json:
         print(json.dumps(report, indent=1))
     else:
         _print(report)
 
 
-async def _evaluate(path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    engine = VllmEngine(path, path.name, LocalSettings(threads=options.threads))
+async def measure(path: Path, count: int, threads: int = 2) -> dict[str, Any]:
+    """``summarise`` of the model in ``path`` on ``count`` requests of each test set."""
+    calibrator = load_calibrator(path)
+    async with _engine(path, threads) as engine:
+        answered = {split.value: await answer(engine, _draw(split, count)) for split in (Split.TEST, Split.OPEN)}
+    return {name: summarise(part, calibrator) for name, part in answered.items()}
+
+
+async def calibrate(path: Path, count: int, threads: int = 2) -> None:
+    """Fit the model's calibrator on ``count`` requests of the training split and write it beside the weights."""
+    async with _engine(path, threads) as engine:
+        fitted = fit_calibrator(await answer(engine, _draw(Split.TRAIN, count)))
+    (path / CALIBRATOR).write_text(fitted.to_json())
+
+
+@asynccontextmanager
+async def _engine(path: Path, threads: int) -> AsyncIterator[VllmEngine]:
+    engine = VllmEngine(path, path.name, LocalSettings(threads=threads))
     await engine.setup()
     try:
-        if options.calibrate and path.name == "edge":
-            fitted = fit_calibrator(await answer(engine, _draw(Split.TRAIN, options.count)))
-            (path / CALIBRATOR).write_text(fitted.to_json())
-        calibrator = load_calibrator(path)
-        sets = {split.value: await answer(engine, _draw(split, options.count)) for split in (Split.TEST, Split.OPEN)}
-        return {name: summarise(answered, calibrator) for name, answered in sets.items()}
+        yield engine
     finally:
         await engine.close()
 

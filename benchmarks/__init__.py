@@ -1,0 +1,1 @@
+"""Measurements, one file a claim: ``python -m benchmarks.NAME [--quick] --out FILE.json``; the form is ``figures``."""
