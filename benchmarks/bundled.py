@@ -1,4 +1,4 @@
-"""The bundled models on both test sets: success, validity without a grammar, and how well the score tells right from wrong.
+"""The bundled models on both test sets: success, validity without a grammar, and the quality of the score.
 
 Greedy answers of real vLLM; ``--quick`` asks 200 requests of each set instead of 2,000.
 """

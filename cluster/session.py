@@ -26,13 +26,15 @@ from policies.errors import BadConfig
 log = logging.getLogger(__name__)
 
 NAMESPACE = "netgpt"
+KNOCK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """A live Ray session.
 
-    ``token`` opens the dashboard (its login page asks for it); ``local`` says whether ``stop`` ends Ray itself.
+    ``token`` opens the dashboard (its login page asks for it); ``local`` says whether ``stop`` ends Ray itself;
+    ``replaced`` are this process's own variables, put back by ``stop``.
     """
 
     dashboard_url: str | None
@@ -40,12 +42,14 @@ class Session:
     address: str
     local: bool
     directory: str
+    replaced: Mapping[str, str | None]
 
     def stop(self) -> None:
         """Leave the session; a local one ends with every process it started. Safe to call twice."""
         started = tree(self.directory) if self.local else []
         ray.shutdown()
         wait_gone(started)
+        _restore(self.replaced)
 
 
 def start(
@@ -62,11 +66,16 @@ def start(
     """
     if ray.is_initialized():
         raise BadConfig("Ray is already running in this process. Fix: stop that system first (ray.shutdown())")
-    os.environ.update(quiet_environment())
-    if options.address is not None:
-        return _join(options, dict(environment or {}))
-    os.environ.update(environment or {})
-    return _start_local(options, dict(resources or {}))
+    here = quiet_environment() | (dict(environment or {}) if options.address is None else {})
+    replaced = {name: os.environ.get(name) for name in here}
+    os.environ.update(here)
+    try:
+        if options.address is None:
+            return _start_local(options, dict(resources or {}), replaced)
+        return _join(options, options.address, dict(environment or {}), replaced)
+    except BaseException:
+        _restore(replaced)
+        raise
 
 
 def quiet_environment() -> dict[str, str]:
@@ -103,7 +112,7 @@ def check_port(key: str, host: str, port: int) -> None:
             ) from None
 
 
-def _start_local(options: RayOptions, resources: dict[str, float]) -> Session:
+def _start_local(options: RayOptions, resources: dict[str, float], replaced: Mapping[str, str | None]) -> Session:
     port = options.dashboard_port or free_port(options.host)
     check_port("ray.dashboard_port", options.host, port)
     # A token in the environment makes ray.init switch token authentication on. Its C++ core reads the token once per
@@ -120,27 +129,44 @@ def _start_local(options: RayOptions, resources: dict[str, float]) -> Session:
         log_to_driver=options.log_to_driver,
         _temp_dir=str((options.temp_dir or Path(tempfile.gettempdir()) / "ray").absolute()),
     )
-    return _session(context, token, local=True)
+    return _session(context, token, replaced, local=True)
 
 
-def _join(options: RayOptions, environment: dict[str, str]) -> Session:
+def _join(
+    options: RayOptions, address: str, environment: dict[str, str], replaced: Mapping[str, str | None]
+) -> Session:
     runtime_env = {"env_vars": environment} if environment else None
     try:
-        context = _init(address=options.address, log_to_driver=options.log_to_driver, runtime_env=runtime_env)
-    except (ConnectionError, RuntimeError, ValueError) as why:
-        reason = str(why).splitlines()[0]
+        _knock(address)
+        context = _init(address=address, log_to_driver=options.log_to_driver, runtime_env=runtime_env)
+    except (OSError, RuntimeError, ValueError) as why:
         raise BadConfig(
-            f"ray.address: no Ray cluster could be joined at {options.address!r}: {reason} Fix: start one "
+            f"ray.address: no Ray cluster could be joined at {address!r}: {str(why).splitlines()[0]}. Fix: start one "
             "(ray start --head), correct the address, or set ray.address to null to start Ray here"
         ) from None
-    return _session(context, os.environ.get("RAY_AUTH_TOKEN"), local=False)
+    return _session(context, os.environ.get("RAY_AUTH_TOKEN"), replaced, local=False)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _init(**arguments: Any) -> Any:
     return ray.init(namespace=NAMESPACE, logging_level=logging.ERROR, configure_logging=True, **arguments)
 
 
-def _session(context: Any, token: str | None, local: bool) -> Session:
+def _session(context: Any, token: str | None, replaced: Mapping[str, str | None], local: bool) -> Session:
     url = f"http://{context.dashboard_url}" if context.dashboard_url else None
     where = context.address_info
-    return Session(url, token, where["address"], local, where["session_dir"])
+    return Session(url, token, where["address"], local, where["session_dir"], replaced)
+
+
+def _restore(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -51,7 +51,7 @@ class Greeter:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[session.Session]:
-    live = session.start(OPTIONS, {"site:here": 1.0}, {"NETGPT_TEST_VARIABLE": "seen"})
+    live = session.start(OPTIONS, {"site:here": 1.0}, {"PYTHONPATH": str(Path(__file__).parent)})
     yield live
     live.stop()
 
@@ -64,7 +64,6 @@ def test_a_taken_dashboard_port_is_one_sentence_with_the_fix() -> None:
     assert not ray.is_initialized()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_that_is_not_there_is_one_sentence_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"^ray\.address: no Ray cluster could be joined at '127.0.0.1:1'.*Fix"):

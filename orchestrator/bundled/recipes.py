@@ -14,7 +14,7 @@ SELDOM = (
     "drop_client", "quantize_model", "rollback_model", "handover_users", "set_alarm", "schedule_maintenance",
     "limit_rate",
 )  # fmt: skip
-_SELDOM_WEIGHT = 0.03
+_SELDOM_WEIGHT = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,6 @@ def _kinds(seldom: float) -> dict[str, float]:
 
 
 RECIPES: dict[str, Recipe] = {
-    "edge": Recipe("edge", 96, 4, 3, 32, 256, steps=1500, kinds=_kinds(_SELDOM_WEIGHT)),
+    "edge": Recipe("edge", 96, 4, 3, 32, 256, steps=1400, kinds=_kinds(_SELDOM_WEIGHT)),
     "cloud": Recipe("cloud", 256, 6, 4, 64, 640, steps=1500, kinds=_kinds(1.0)),
 }
