@@ -67,7 +67,7 @@ def figures(runs: list[dict[str, Any]]) -> list[Figure]:
 
 
 def _change(before: list[dict[str, Any]], after: list[dict[str, Any]], key: str) -> float:
-    return mean(p[key] for p in after) - mean(p[key] for p in before)
+    return float(mean(p[key] for p in after) - mean(p[key] for p in before))
 
 
 if __name__ == "__main__":

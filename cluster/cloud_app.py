@@ -56,12 +56,12 @@ class CloudApp:
         """Return once the app is healthy; the seconds since ``deploy``.
 
         Args:
-            progress: called with a short line about every second.
+            progress: called with a short line whenever something else is under way.
 
         Raises:
             EngineError: the app failed or was not healthy in time; names the model and why.
         """
-        built = False
+        built, said = False, ""
         while (waited := time.monotonic() - self.begun) < timeout_s:
             built = built or _built(self.pending, self.source)
             state, words = _state() if built else ("BUILDING", "importing vLLM")
@@ -70,7 +70,9 @@ class CloudApp:
                 return waited
             if state == "DEPLOY_FAILED":
                 raise EngineError(f"the cloud app could not load {self.source}: {words}")
-            progress(f"cloud: {words} ({waited:.0f} s)")
+            if words != said:
+                progress(words)
+                said = words
             time.sleep(POLL_S)
         raise EngineError(f"the cloud app with {self.source} was not healthy within {timeout_s:.0f} s: {words}")
 

@@ -1,4 +1,4 @@
-"""The ``netgpt`` command: serve, status, ask.
+"""The ``netgpt`` command: demo, serve, status, ask.
 
 Every command imports what it needs when it runs, so ``--help`` is instant. A mistake of the user's or a part that
 fails is one sentence on stderr and exit code 2, never a traceback.
@@ -34,6 +34,24 @@ Address = Annotated[
     str | None, typer.Option("--address", help="Existing Ray cluster (auto or host:port) instead of a local one.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the program's log.")]
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option("--seed", help="Decides the requests.", min=0)] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the system serving afterwards.")] = False,
+    var: Annotated[
+        Path, typer.Option("--var", help="Where everything is written; log and models are replaced.")
+    ] = Path("var/demo"),
+    verbose: Verbose = False,
+) -> None:
+    """Play the whole loop on this machine: serve, offload, learn, swap, serve better."""
+    from rich.console import Console
+
+    from orchestrator.demo.run import demo as run
+
+    _log(verbose)
+    run(var, seed, keep, Console())
 
 
 @app.command()
@@ -91,7 +109,13 @@ def _config(path: Path | None, address: str | None = None) -> Config:
 def _log(verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("httpx", "httpx2"):  # a line a request
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _say(line: str) -> None:
     typer.echo(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
@@ -19,28 +19,51 @@ REFRESH_PER_S = 4
 
 
 class Screen:
-    """A live view on ``console``; ``say`` leaves a line behind, ``doing`` is what is under way."""
+    """A live view on ``console`` inside a ``with`` block; ``say`` leaves a line behind, ``doing`` is under way."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._doing, self._since = "", time.monotonic()
+        self._what, self._since = "", time.monotonic()
+        self._detail: Callable[[], str] = str
         self._phase = ""
         self._outcomes: dict[str, list[Outcome]] = {}
         self._live: Live | None = None
+        self._spinner = Spinner("dots")
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Show the view for as long as the block runs."""
-        with Live(get_renderable=self._render, console=self._console, refresh_per_second=REFRESH_PER_S) as self._live:
-            yield
+    def __enter__(self) -> Screen:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Show what is under way, and no table yet."""
+        self._phase, self._outcomes = "", {}
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=REFRESH_PER_S)
+        self._live.start()
+
+    def close(self) -> None:
+        """Leave the last table on the screen; safe to call twice."""
+        if self._live is not None:
+            self._what = ""
+            self._live.stop()
+            self._live = None
 
     def say(self, line: str) -> None:
         """Print a line above the view."""
         self._console.print(line, highlight=False)
 
-    def doing(self, what: str) -> None:
-        """Name what is under way; a clock runs beside it."""
-        self._doing, self._since = what, time.monotonic()
+    def stage(self, name: str, words: str) -> None:
+        """A stage of the system's start: what is ready stays, what is on its way is replaced by the next."""
+        if words.startswith("ready"):
+            self.say(f"  {name:<7}{words}")
+        else:
+            self.doing(f"{name}: {words}")
+
+    def doing(self, what: str, detail: Callable[[], str] = str) -> None:
+        """Name what is under way; a clock runs beside it, and what ``detail`` says."""
+        self._what, self._since, self._detail = what, time.monotonic(), detail
 
     def begin(self, phase: str) -> None:
         """Start an empty table for ``phase``, leaving the last one on the screen."""
@@ -53,8 +76,13 @@ class Screen:
         self._outcomes.setdefault(outcome.stage, []).append(outcome)
 
     def _render(self) -> Group:
-        clock = f"{self._doing} [dim]{time.monotonic() - self._since:.0f} s[/dim]"
-        return Group(self._table(), Spinner("dots", clock)) if self._outcomes else Group(Spinner("dots", clock))
+        shown: list[RenderableType] = [self._table()] if self._outcomes else []
+        if self._what:
+            self._spinner.update(
+                text=f"{self._what} [dim]{time.monotonic() - self._since:.0f} s[/dim] {self._detail()}"
+            )
+            shown.append(self._spinner)
+        return Group(*shown)
 
     def _table(self) -> Table:
         table = _table_of(f"{self._phase}", "link")
@@ -72,10 +100,10 @@ def final_table(phases: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _table_of(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    for name in ("requests", "τ", "to cloud", "success", "schema valid", "p50 ms", "p95 ms", "US$"):
-        table.add_column(name, justify="right")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(first, no_wrap=True)
+    for name in ("asked", "τ", "to cloud", "success", "valid", "p50 ms", "p95 ms", "US$"):
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -87,4 +115,4 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None else f"{100 * value:.1f}%"

@@ -1,4 +1,7 @@
-"""The demo from start to end: start, play, learn, swap under load, play again, report."""
+"""The demo from start to end: start, play, learn, swap under load, play again, report.
+
+``demo`` is the command: it holds a system for one ``Demo`` and, with ``keep``, until Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import itertools
 import json
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +21,18 @@ from rich.console import Console
 from actors.build import build_cloud_leg
 from actors.engine_settings import RemoteSettings
 from actors.swap import SwapReport
+from cluster import train_job
+from orchestrator import hosting
 from orchestrator.config import Config, default_config
 from orchestrator.demo.live import Screen, final_table
 from orchestrator.demo.play import Outcome, Player
 from orchestrator.demo.reference import Point, cases, frontier, missing_answers, phase_records
 from orchestrator.demo.report import write_report
 from orchestrator.demo.summary import PhaseResult, longest_gap_ms, phase_summary
-from orchestrator.demo.workload import Phase, Stage, stages
+from orchestrator.demo.workload import Phase, stages
 from orchestrator.learner import RoundReport
-from orchestrator.system import System
+from orchestrator.serving import welcome
+from orchestrator.system import System, Urls
 from orchestrator.tasks.generator import Split, tasks
 
 SETTLE_S = 1.5  # three probes: a new link state is seen before it is judged
@@ -57,7 +64,7 @@ def demo_config(var: Path) -> Config:
     return default_config(
         var=var,
         site={"name": "demo", "port": 0, "audit_rate": 0.1},
-        cloud={"call": {"connect_s": 2.0, "idle_s": 4.0, "deadline_s": 6.0, "attempts": 2}},
+        cloud={"call": {"connect_timeout_s": 2.0, "timeout_s": 6.0}},
         policy={"objective": {"value_usd": 0.01, "second_usd": 0.001, "cloud_accuracy": 0.97}},
         prices={"input_usd_per_mtok": 0.28, "cached_usd_per_mtok": 0.028, "output_usd_per_mtok": 0.42},
         telemetry={"probe_interval_s": 0.5},
@@ -65,27 +72,52 @@ def demo_config(var: Path) -> Config:
     )
 
 
-class Demo:
-    """One run. ``seed`` decides the tasks, ``var`` is where everything goes."""
+def demo(var: Path, seed: int, keep: bool, console: Console) -> None:
+    """Run it, with everything under ``var``; ``keep`` leaves the system serving afterwards.
 
-    def __init__(self, config: Config, seed: int, console: Console) -> None:
-        self._config, self._seed = config, seed
-        self._console, self._screen = console, Screen(console)
+    Raises:
+        NetGPTError: the system could not be started, or a part of the demo failed.
+    """
+    config = demo_config(var)
+    hosting.refuse_second(config)
+    clear(config)
+    screen = Screen(console)
+
+    def work(system: System, urls: Urls) -> None:
+        began = time.monotonic()
+        summary = Demo(config, seed, screen).run(system)
+        screen.close()
+        console.print(final_table(summary["phases"]))
+        for line in closing(config, summary, time.monotonic() - began):
+            console.print(line, highlight=False)
+        if keep:
+            console.print("\n".join(welcome(config, urls)), highlight=False)
+            hosting.sleep_forever()
+        screen.open()
+
+    with screen:
+        hosting.hold(config, screen.stage, work, lambda: screen.doing("stopping"), hosting.real)
+
+
+class Demo:
+    """One run. ``seed`` decides the tasks."""
+
+    def __init__(self, config: Config, seed: int, screen: Screen) -> None:
+        self._config, self._seed, self._screen = config, seed, screen
         self._stages = stages()
 
     def run(self, system: System) -> dict[str, Any]:
         """Play, learn, swap, play; ``system`` runs. Returns the summary, which is also written beside the report."""
+        began = time.monotonic()
         url = system.urls.endpoint
-        with self._screen.open():
-            before = self._play(system, url, Phase("before", 100 + 2 * self._seed))
-            learned = self._learn(system)
-            swap = self._swap(system, url, learned) if learned.version else None
-            after = self._play(system, url, Phase("after", 101 + 2 * self._seed))
-            self._screen.doing("asking the cloud what it would have answered, for the report")
-            points = self._frontier(system.urls.cloud, before)
-            summary = self._summary([before, after], learned, swap)
-            self._write(summary, [before, after], points)
-        self._console.print(final_table(summary["phases"]))
+        before = self._play(system, url, Phase("before", 100 + 2 * self._seed))
+        learned = self._learn(system)
+        swap = self._swap(system, url, learned) if learned.version else None
+        after = self._play(system, url, Phase("after", 101 + 2 * self._seed))
+        self._screen.doing("asking the cloud what it would have answered, for the report")
+        points = self._frontier(system.urls.cloud, before)
+        summary = self._summary([before, after], learned, swap)
+        self._write(summary | {"seconds": time.monotonic() - began}, [before, after], points)
         return summary
 
     def _play(self, system: System, url: str, phase: Phase) -> PhaseResult:
@@ -107,10 +139,16 @@ class Demo:
         return outcomes
 
     def _learn(self, system: System) -> RoundReport:
-        self._screen.doing("training on what was offloaded (a Ray Train job)")
+        self._screen.doing("training on what was offloaded (a Ray Train job)", self._training)
         report = system.learn()
         self._screen.say(f"learner: {report.reason} ({report.samples} samples, {report.seconds:.0f} s)")
         return report
+
+    def _training(self) -> str:
+        figures = train_job.read_progress(self._config.work_dir)
+        if not figures:
+            return "starting"
+        return f"step {figures['step']:.0f} of {figures['steps']:.0f}, loss {figures['loss']:.3f}"
 
     def _swap(self, system: System, url: str, learned: RoundReport) -> SwapUnderLoad:
         assert learned.version is not None
@@ -177,10 +215,19 @@ class Demo:
 
 def clear(config: Config) -> None:
     """Remove what an earlier demo left, so that every run starts from the bundled model."""
-    for directory in (config.log_dir, config.store_dir):
+    for directory in (config.log_dir, config.store_dir, config.work_dir):
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def total_requests(given: Sequence[Stage]) -> int:
-    """Requests of one phase."""
-    return sum(stage.requests for stage in given)
+def closing(config: Config, summary: dict[str, Any], seconds: float) -> Iterator[str]:
+    """Lines that say what came out and where it is."""
+    if swap := summary["swap"]:
+        yield (
+            f"{swap['from']} -> {swap['to']} while {swap['requests']} requests ran: "
+            f"{swap['failed_requests']} failed, no engine step for {swap['gap_ms']:.0f} ms"
+        )
+    else:
+        yield f"no swap: {summary['learner']['gate']}"
+    yield f"played and trained in {seconds:.0f} s"
+    yield f"figures  {config.var / 'summary.json'}"
+    yield f"report   {config.var / 'report.html'}"
