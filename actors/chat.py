@@ -59,11 +59,15 @@ class ChatRequest:
         """How the edge model is asked for a draft."""
         return replace(self.cloud_prompt, schema=None, prefill=OPEN if self.must_call else "")
 
-    @property
-    def strict_prompt(self) -> Prompt | None:
-        """The same under a grammar, where one can say what a valid answer is; else None."""
+    def strict_prompt(self, draft: str) -> Prompt | None:
+        """The same under a grammar, where one can say what a valid answer is; else None.
+
+        A ``draft`` that tried to call a tool and failed says that a call is what the model wants.
+        """
         if self.must_call:
             return replace(self.prompt, schema=call_schema(self.shown_tools))
+        if self.shown_tools and OPEN in draft:
+            return replace(self.prompt, schema=call_schema(self.shown_tools), prefill=OPEN, tool_choice="required")
         return None if self.response_schema is None else replace(self.prompt, schema=self.response_schema)
 
     @property

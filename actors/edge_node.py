@@ -19,7 +19,7 @@ from typing import Protocol
 
 from actors.answer import Answer, CloudCall, Draft, Served, Situation, to_record
 from actors.chat import ChatRequest, closed
-from actors.engine import Completion, Engine, Generation
+from actors.engine import Completion, Engine, Generation, Prompt
 from actors.log_record import OffloadRecord
 from actors.node_counts import NodeCounts
 from actors.site_rules import Scorers, SiteRules
@@ -245,18 +245,18 @@ class EdgeNode:
     async def _from_edge(self, request: ChatRequest, draft: Draft, cloud: CloudCall | None) -> Served:
         if draft.error is None:
             return _from_draft(draft)
-        strict = await self._strict_draft(request)
+        strict = await self._strict_draft(request, request.strict_prompt(draft.completion.text))
         if strict is not None:
             return strict
         why_not = cloud.error if cloud else "the link is down"
         raise Refused(f"no answer: the cloud is not to be had ({why_not}), nor a valid draft", UNAVAILABLE)
 
-    async def _strict_draft(self, request: ChatRequest) -> Served | None:
+    async def _strict_draft(self, request: ChatRequest, prompt: Prompt | None) -> Served | None:
         """The last resort where a grammar can say what is valid: an answer whose score would mean nothing."""
-        if request.strict_prompt is None:
+        if prompt is None:
             return None
         try:
-            generation = await self._engine.generate(request.strict_prompt, request.sampling)
+            generation = await self._engine.generate(prompt, request.sampling)
         except NetGPTError as why:
             logger.warning("no draft under a grammar for request %s: %s", request.request_id, why)
             return None

@@ -29,11 +29,10 @@ from orchestrator.demo.play import Outcome, Player
 from orchestrator.demo.reference import Point, cases, frontier, missing_answers, phase_records
 from orchestrator.demo.report import write_report
 from orchestrator.demo.summary import PhaseResult, longest_gap_ms, phase_summary
-from orchestrator.demo.workload import Phase, stages
+from orchestrator.demo.workload import Phase, Stage, stages, traffic
 from orchestrator.learner import RoundReport
 from orchestrator.serving import welcome
 from orchestrator.system import System, Urls
-from orchestrator.tasks.generator import Split, tasks
 
 SETTLE_S = 1.5  # three probes: a new link state is seen before it is judged
 SWAP_MARGIN_S = 2.0  # requests run this long before and after the swap
@@ -100,11 +99,11 @@ def demo(var: Path, seed: int, keep: bool, console: Console) -> None:
 
 
 class Demo:
-    """One run. ``seed`` decides the tasks."""
+    """One run. ``seed`` decides the tasks, ``given`` the link states and how much is asked."""
 
-    def __init__(self, config: Config, seed: int, screen: Screen) -> None:
+    def __init__(self, config: Config, seed: int, screen: Screen, given: tuple[Stage, ...] | None = None) -> None:
         self._config, self._seed, self._screen = config, seed, screen
-        self._stages = stages()
+        self._stages = given or stages()
 
     def run(self, system: System) -> dict[str, Any]:
         """Play, learn, swap, play; ``system`` runs. Returns the summary, which is also written beside the report."""
@@ -160,7 +159,7 @@ class Demo:
     async def _swap_under_load(self, url: str, swap: Callable[[], SwapReport]) -> SwapUnderLoad:
         player = Player(url, self._config.site.served_model, self._screen.see)
         over = threading.Event()
-        stream = tasks(SWAP_SEED, Split.TEST)
+        stream = traffic(SWAP_SEED)
 
         async def load() -> list[Outcome]:
             seen: list[Outcome] = []

@@ -1,17 +1,23 @@
 """What the demo asks, and over which links.
 
 Each phase (before and after the swap) plays fresh tasks of the test split, which no model was trained on, through
-the same five link states; the difference between the phases is the edge model alone.
+the same five link states; the difference between the phases is the edge model alone. The site's traffic is its own: it
+asks for a few tools often that the edge model met seldom in its training. That is what learning at a site is for.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.link_emulator import LinkSpec
 from cluster.traces import resolve
-from orchestrator.tasks.generator import Split, Task, tasks
+from orchestrator.bundled.recipes import SELDOM
+from orchestrator.tasks.generator import KINDS, Split, Task, tasks
+
+MIX = {kind: 3.0 if kind in SELDOM else 1.0 for kind in KINDS}
+"""How often the site's users ask for each kind of task, relative to each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +37,13 @@ class Phase:
 
     def tasks(self, stages: tuple[Stage, ...]) -> list[list[Task]]:
         """The tasks of each stage."""
-        stream = tasks(self.seed, Split.TEST)
+        stream = traffic(self.seed)
         return [list(itertools.islice(stream, stage.requests)) for stage in stages]
+
+
+def traffic(seed: int) -> Iterator[Task]:
+    """The site's requests, without end."""
+    return tasks(seed, Split.TEST, MIX)
 
 
 def stages() -> tuple[Stage, ...]:
