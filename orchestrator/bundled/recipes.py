@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from orchestrator.tasks.generator import KINDS, PLANNING
 
-SELDOM = ("quantize_model", "set_alarm", "scale_slice", "publish_model", "restart_node")
-_SELDOM_WEIGHT = 0.01
+SELDOM = ("rollback_model", "set_power", "query_cell", "quantize_model", "move_slice")
+_SELDOM_WEIGHT = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,6 @@ def _kinds(seldom: float) -> dict[str, float]:
 
 
 RECIPES: dict[str, Recipe] = {
-    "edge": Recipe("edge", 96, 4, 3, 32, 256, steps=1500, kinds=_kinds(_SELDOM_WEIGHT)),
+    "edge": Recipe("edge", 96, 4, 3, 32, 256, steps=1800, kinds=_kinds(_SELDOM_WEIGHT)),
     "cloud": Recipe("cloud", 256, 6, 4, 64, 640, steps=1500, kinds=_kinds(1.0)),
 }
