@@ -84,6 +84,7 @@ def quiet_environment() -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_worker_maximum_startup_concurrency": "8",  # more workers than that at once are worth a warning
     }
 
 

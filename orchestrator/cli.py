@@ -27,6 +27,11 @@ app = typer.Typer(
 )
 
 FAILED = 2
+OURS = ("orchestrator", "actors", "cluster", "policies")
+FULL_INSTALL = (
+    "The base install is the client alone (netgpt ask, netgpt status). "
+    "Fix: install requirements/cpu.txt as its README says, or netgpt-orchestrator[gpu]"
+)
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file, for instance a copy from examples/; none: defaults.")
 ]
@@ -94,6 +99,11 @@ def main() -> None:
         app()
     except NetGPTError as why:
         typer.echo(f"netgpt: {why}", err=True)
+        sys.exit(FAILED)
+    except ModuleNotFoundError as why:
+        if (why.name or "").split(".")[0] in OURS:
+            raise
+        typer.echo(f"netgpt: the package {why.name} is not installed. {FULL_INSTALL}", err=True)
         sys.exit(FAILED)
 
 

@@ -52,10 +52,14 @@ class Upstreams:
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """Where a running system is. ``token`` opens the dashboard's login page."""
+    """Where a running system is; ``cloud_model`` is the cloud's own name of its model.
+
+    ``token`` opens the dashboard's login page.
+    """
 
     endpoint: str
     cloud: str
+    cloud_model: str
     router: str
     dashboard: str | None
     token: str | None
@@ -183,7 +187,7 @@ class System:
             self._progress("cloud", f"ready: {self._cloud.base_url} ({self._cloud.ingress})")
         info = self._stage("edge", lambda: edge.ready(START_S))
         assert self._session is not None
-        return Urls(info["url"], cloud_url, router, self._session.dashboard_url, self._session.token)
+        return Urls(info["url"], cloud_url, self._cloud_model, router, self._session.dashboard_url, self._session.token)
 
     def _router(self) -> placement.Placed:
         router = self._placed.get("router") or placement.find(ROUTER)
@@ -246,7 +250,7 @@ class System:
 
     def _begin_edge(self, upstreams: Upstreams) -> placement.Placed:
         config, weights = self.config, self._weights()
-        model = self._cloud.model if self._cloud else config.cloud.model
+        model = self._cloud_model
         port = config.site.port or session.free_port(config.site.host)  # a restarted site listens where it did
 
         def make() -> EdgeSite:
@@ -278,6 +282,10 @@ class System:
         tags = {"site": self.config.site.name}
         self._placed[part] = placement.spawn(placement.Spec(name, title, make, resource=resource, tags=tags))
         return self._placed[part].ready(START_S)
+
+    @property
+    def _cloud_model(self) -> str:
+        return self._cloud.model if self._cloud else self.config.cloud.model
 
     @property
     def _resource(self) -> str:

@@ -82,3 +82,29 @@ def test_ask_refuses_tools_it_cannot_read(tmp_path: Path) -> None:
 
 def test_an_endpoint_that_is_not_there_is_one_sentence() -> None:
     assert "http://127.0.0.1:1/v1" in one_sentence(netgpt("ask", "hello", "--url", "http://127.0.0.1:1/v1"))
+
+
+BASE_ONLY = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ray", "torch", "vllm", "transformers", "numpy", "pyarrow", "grpc", "jsonschema", "uvicorn"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["ask", "hello", "--url", "http://127.0.0.1:1/v1"], "Connection error"),
+        (["serve"], "The base install is the client alone"),
+        (["demo"], "The base install is the client alone"),
+    ],
+)
+def test_the_base_install_asks_and_says_what_it_lacks(arguments: list[str], expected: str) -> None:
+    code = f"{BASE_ONLY}\nimport orchestrator.client\nfrom orchestrator.cli import main\nsys.argv[1:] = {arguments}\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+    assert expected in one_sentence(done)

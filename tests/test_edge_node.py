@@ -96,6 +96,19 @@ async def test_without_cloud_and_without_a_valid_draft_the_request_is_refused_an
     assert kit.node.gauges()["refused"] == 1
 
 
+async def test_without_cloud_a_call_that_failed_is_drafted_again_under_a_grammar() -> None:
+    edge = FakeEngine(lambda prompt: NORTH if prompt.schema else WEST)
+    answer = await NodeKit(edge, FakeEngine(Unreachable("no answer"))).node.answer(ask())
+    assert (answer.served.text, answer.degraded) == (NORTH, True)
+    assert [bool(prompt.schema) for prompt, _ in edge.asked] == [False, True]
+
+
+async def test_without_cloud_prose_that_is_no_answer_is_not_turned_into_a_call() -> None:
+    edge = FakeEngine(lambda prompt: NORTH if prompt.schema else "")
+    with pytest.raises(Refused):
+        await NodeKit(edge, FakeEngine(Unreachable("no answer"))).node.answer(ask())
+
+
 async def test_an_invalid_answer_of_the_cloud_is_not_served_and_not_a_label_but_paid() -> None:
     kit = NodeKit(FakeEngine(logprobs=UNSURE), FakeEngine(WEST))
     answer = await kit.node.answer(ask())

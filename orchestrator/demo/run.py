@@ -20,6 +20,7 @@ from rich.console import Console
 
 from actors.build import build_cloud_leg
 from actors.engine_settings import RemoteSettings
+from actors.log_record import OffloadRecord
 from actors.swap import SwapReport
 from cluster import train_job
 from orchestrator import hosting
@@ -33,6 +34,7 @@ from orchestrator.demo.workload import Phase, Stage, stages, traffic
 from orchestrator.learner import RoundReport
 from orchestrator.serving import welcome
 from orchestrator.system import System, Urls
+from orchestrator.tasks.generator import Task
 
 SETTLE_S = 1.5  # three probes: a new link state is seen before it is judged
 SWAP_MARGIN_S = 2.0  # requests run this long before and after the swap
@@ -114,7 +116,7 @@ class Demo:
         swap = self._swap(system, url, learned) if learned.version else None
         after = self._play(system, url, Phase("after", 101 + 2 * self._seed))
         self._screen.doing("asking the cloud what it would have answered, for the report")
-        points = self._frontier(system.urls.cloud, before)
+        points = self._frontier(system.urls, before)
         summary = self._summary([before, after], learned, swap)
         self._write(summary | {"seconds": time.monotonic() - began}, [before, after], points)
         return summary
@@ -178,18 +180,11 @@ class Demo:
             await player.close()
         return SwapUnderLoad(report, tuple(outcomes))
 
-    def _frontier(self, cloud_url: str, phase: PhaseResult) -> dict[str, list[Point]]:
+    def _frontier(self, urls: Urls, phase: PhaseResult) -> dict[str, list[Point]]:
         pairs = phase_records(self._config.log_dir, [o.task for o in phase.outcomes])
-        answers = asyncio.run(self._missing(cloud_url, pairs))
+        answers = asyncio.run(_missing(urls, pairs))
         policy = self._config.policy
         return frontier(cases(pairs, answers, policy.objective, policy.speed))
-
-    async def _missing(self, cloud_url: str, pairs: Sequence[Any]) -> dict[str, str]:
-        cloud = build_cloud_leg(cloud_url, self._config.cloud.model, RemoteSettings())
-        try:
-            return await missing_answers(cloud, pairs)
-        finally:
-            await cloud.close()
 
     def _summary(
         self, phases: Sequence[PhaseResult], learned: RoundReport, swap: SwapUnderLoad | None
@@ -230,3 +225,11 @@ def closing(config: Config, summary: dict[str, Any], seconds: float) -> Iterator
     yield f"played and trained in {seconds:.0f} s"
     yield f"figures  {config.var / 'summary.json'}"
     yield f"report   {config.var / 'report.html'}"
+
+
+async def _missing(urls: Urls, pairs: Sequence[tuple[Task, OffloadRecord]]) -> dict[str, str]:
+    cloud = build_cloud_leg(urls.cloud, urls.cloud_model, RemoteSettings())
+    try:
+        return await missing_answers(cloud, pairs)
+    finally:
+        await cloud.close()
