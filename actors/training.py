@@ -37,6 +37,7 @@ class TrainConfig:
 
     Args:
         steps: optimiser steps; ``time_limit_s`` shortens the plan when the pace is too slow for them.
+        variants: versions of each labelled sample (``actors.augment``); 1 trains on it as it is.
         batch_size, anchor_batch: labelled and anchor samples in one step.
         lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
         anchor_weight: beta_F of KL(pi_SFT || pi).
@@ -46,6 +47,7 @@ class TrainConfig:
     """
 
     steps: int = 300
+    variants: int = 8
     batch_size: int = 16
     anchor_batch: int = 4
     lr: float = 1e-3
@@ -135,13 +137,15 @@ def run_job(job: TrainingJob, progress: Progress | None = None) -> TrainingOutco
     Raises:
         EngineError: the base model cannot be loaded, or nothing can be learnt from.
     """
+    from actors.augment import variants  # noqa: PLC0415
     from actors.evaluator import Evaluator  # noqa: PLC0415  (torch loads in the process that trains)
     from actors.trainer import Trainer  # noqa: PLC0415
 
     base, candidate = Path(job.base_dir), Path(job.work_dir) / CANDIDATE
     started = time.perf_counter()
     trainer = Trainer(base, job.config)
-    figures = trainer.fit(job.labels, job.anchors, progress or (lambda _: None))
+    labels = variants(job.labels, job.config.variants, job.config.seed)
+    figures = trainer.fit(labels, job.anchors, progress or (lambda _: None))
     trainer.save(candidate)
     trained = time.perf_counter()
     before, after = (Evaluator(path, job.config) for path in (base, candidate))

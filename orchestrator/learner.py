@@ -132,6 +132,7 @@ class Learner:
         o = self._options
         return TrainConfig(
             steps=o.steps,
+            variants=o.variants,
             batch_size=o.batch_size,
             lr=o.lr,
             anchor_weight=o.anchor_weight,

@@ -1,0 +1,93 @@
+"""More samples from few labels: the same request with other numbers, among other tools (ours).
+
+Two changes leave a labelled call right. An id or a number that stands once in the request's last message and in the
+answer was copied, so another one of the same shape may take its place on both sides; the gate's own check then
+says whether the changed call still fits its schema. And the tools that are not called may come in any order, or not at
+all. What a small model would otherwise learn by heart it has to copy. Prose answers and times (14:30) are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from actors.training import Sample
+from policies.toolcalls import check, parse, render
+from policies.types import ToolCall
+
+AS_IT_WAS = 0.15  # share of variants that keep their values: the real ones are the truest
+
+
+def variants(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """``count`` versions of every sample, the first as it is."""
+    rng = Random(seed)
+    return [sample if n == 0 else _varied(rng, sample) for sample in samples for n in range(count)]
+
+
+def _varied(rng: Random, sample: Sample) -> Sample:
+    calls = parse(sample.answer).calls
+    if not calls:
+        return sample
+    changed = sample if rng.random() < AS_IT_WAS else _other_values(rng, sample, calls)
+    return replace(changed, tools=_other_tools(rng, sample.tools, {call.name for call in calls}))
+
+
+def _other_values(rng: Random, sample: Sample, calls: Sequence[ToolCall]) -> Sample:
+    *before, last = sample.messages
+    text = last.get("content")
+    if not isinstance(text, str):
+        return sample
+    swaps = {value: _alike(rng, value) for value in _copied(text, calls)}
+    answer = render([replace(call, arguments=_swapped(call.arguments, swaps)) for call in calls])
+    if not swaps or check(parse(answer), sample.tools, True) is not None:
+        return sample
+    found = re.compile("|".join(_alone(value) for value in swaps))
+    words = found.sub(lambda match: swaps[match.group()], text)
+    return replace(sample, messages=[*before, {**last, "content": words}], answer=answer)
+
+
+def _copied(text: str, calls: Sequence[ToolCall]) -> list[str]:
+    """Values with digits that were taken from ``text`` as they stand there, once."""
+    values = dict.fromkeys(str(leaf) for call in calls for leaf in _leaves(call.arguments))
+    return [v for v in values if text.count(v) == 1 and re.search(_alone(v), text)]
+
+
+def _leaves(value: Any) -> Iterator[str | int]:
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from _leaves(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part)
+    elif isinstance(value, str | int) and not isinstance(value, bool) and re.fullmatch(r"[^:]*\d[^:]*", str(value)):
+        yield value
+
+
+def _swapped(value: Any, swaps: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _swapped(part, swaps) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_swapped(part, swaps) for part in value]
+    if isinstance(value, bool) or str(value) not in swaps:
+        return value
+    return type(value)(swaps[str(value)])
+
+
+def _alike(rng: Random, value: str) -> str:
+    """Other digits in the same places; a number keeps a first digit that is not 0."""
+    drawn = re.sub(r"\d", lambda _: str(rng.randint(0, 9)), value)
+    return str(rng.randint(1, 9)) + drawn[1:] if value.isdigit() else drawn
+
+
+def _alone(value: str) -> str:
+    """A pattern for ``value`` where it is not part of a longer word, number or time."""
+    return rf"(?<![\w.:-]){re.escape(value)}(?![\w:-]|\.\d)"
+
+
+def _other_tools(rng: Random, tools: Sequence[Any], called: set[str]) -> list[Any]:
+    chance = rng.random()  # of an uncalled tool to stay: from none to all of them
+    kept = [tool for tool in tools if tool["function"]["name"] in called or rng.random() < chance]
+    return rng.sample(kept, len(kept))
