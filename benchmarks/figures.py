@@ -1,7 +1,8 @@
 """The one form of every benchmark: arguments, figures with targets, a table, a JSON file, the environment.
 
 ``parser`` gives ``--quick`` and ``--out``; ``publish`` prints the table, writes ``{"figures": [...], "environment":
-{...}}`` and returns the exit status: 1 when a target was missed. No measuring here.
+{...}}``, the same as a Markdown page beside it, and returns the exit status: 1 when a target was missed. The committed
+pages are in ``docs/benchmarks/``. No measuring here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -49,7 +50,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     """The arguments every benchmark takes; ``doc`` is its module's docstring."""
     made = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     made.add_argument("--quick", action="store_true", help="a smaller sample: minutes become seconds, noise grows")
-    made.add_argument("--out", type=Path, help="file for the figures as JSON")
+    made.add_argument("--out", type=Path, help="FILE.json for the figures; FILE.md gets the table")
     return made
 
 
@@ -67,6 +68,8 @@ def publish(
         data = {"figures": [asdict(figure) for figure in figures], "environment": told}
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        page = "\n".join(_page(title, arguments.out.stem, figures, told))
+        arguments.out.with_suffix(".md").write_text(page + "\n", encoding="utf-8")
     return int(any(figure.met is False for figure in figures))
 
 
@@ -89,6 +92,17 @@ def percentile(values: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     low, high = math.floor(place), math.ceil(place)
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def _page(title: str, name: str, figures: Sequence[Figure], told: Mapping[str, Any]) -> Iterator[str]:
+    packages = ", ".join(f"{package} {found}" for package, found in told["packages"].items())
+    yield f"# {title}\n"
+    yield f"`python -m benchmarks.{name}{' --quick' if told['quick'] else ''}`, {told['measured']}: {told['processor']}, "
+    yield f"{told['cores']} cores, Python {told['python']}, {packages}.\n"
+    yield "| figure | value | unit | target | met |\n|---|---:|---|---|---|"
+    for figure in figures:
+        met = {None: "", True: "yes", False: "**no**"}[figure.met]
+        yield f"| {figure.name} | {figure.value:.4g} | {figure.unit} | {figure.target or ''} | {met} |"
 
 
 def _table(title: str, figures: Sequence[Figure]) -> Table:
