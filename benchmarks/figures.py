@@ -97,7 +97,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 def _page(title: str, name: str, figures: Sequence[Figure], told: Mapping[str, Any]) -> Iterator[str]:
     packages = ", ".join(f"{package} {found}" for package, found in told["packages"].items())
     yield f"# {title}\n"
-    yield f"`python -m benchmarks.{name}{' --quick' if told['quick'] else ''}`, {told['measured']}: {told['processor']}, "
+    quick = " --quick" if told["quick"] else ""
+    yield f"`python -m benchmarks.{name}{quick}`, {told['measured']}: {told['processor']}, "
     yield f"{told['cores']} cores, Python {told['python']}, {packages}.\n"
     yield "| figure | value | unit | target | met |\n|---|---:|---|---|---|"
     for figure in figures:
