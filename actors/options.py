@@ -108,7 +108,7 @@ class LearnerOptions(Options):
     gate_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of the labelled records (by request hash) kept from training for the gate and the calibrator."""
 
-    steps: int = Field(default=300, ge=1)
+    steps: int = Field(default=200, ge=1)
     """Optimiser steps."""
 
     variants: int = Field(default=8, ge=1, le=64)
@@ -117,10 +117,10 @@ class LearnerOptions(Options):
     batch_size: int = Field(default=16, ge=1)
     """Records in one step."""
 
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1.5e-3, gt=0)
     """Peak learning rate."""
 
-    anchor_weight: float = Field(default=0.1, ge=0)
+    anchor_weight: float = Field(default=0.5, ge=0)
     """Weight of the KL term that holds the candidate near the model it started from."""
 
     drift_cap: float = Field(default=2.0, gt=0)

@@ -46,15 +46,15 @@ class TrainConfig:
         threads: of this process's CPU work; ``device`` is a torch device or auto.
     """
 
-    steps: int = 300
+    steps: int = 200
     variants: int = 8
     batch_size: int = 16
-    anchor_batch: int = 4
-    lr: float = 1e-3
+    anchor_batch: int = 8
+    lr: float = 1.5e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
     clip: float = 1.0
-    anchor_weight: float = 0.1
+    anchor_weight: float = 0.5
     context: int = 4096
     max_new_tokens: int = 160
     time_limit_s: float = 120.0

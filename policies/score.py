@@ -15,12 +15,11 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-FEATURES = ("mean", "min", "second_min", "third_min", "sum", "sure_share", "log_count")
+FEATURES = ("mean", "min", "second_min", "third_min", "sum", "log_count")
 RISING = tuple(name != "log_count" for name in FEATURES)
 """Which features never fall when a token becomes more probable."""
 
 LOWEST = -30.0  # below e^-30 a token is simply "impossible"; keeps -inf out of the averages
-SURE = math.log(0.9)  # a token above nine in ten counts as sure
 ROUNDING = 1e-3  # half-precision softmax may end this much above 0
 
 
@@ -42,8 +41,7 @@ def features(logprobs: Sequence[float]) -> FloatArray:
         return np.zeros(len(FEATURES))
     tokens = np.clip(tokens, LOWEST, 0.0)
     first, second, third = _lowest_three(tokens)
-    sure = float(np.mean(tokens >= SURE))
-    return np.array([tokens.mean(), first, second, third, tokens.sum(), sure, math.log(tokens.size)])
+    return np.array([tokens.mean(), first, second, third, tokens.sum(), math.log(tokens.size)])
 
 
 def _lowest_three(tokens: FloatArray) -> FloatArray:

@@ -66,7 +66,7 @@ def demo_config(var: Path) -> Config:
         var=var,
         site={"name": "demo", "port": 0, "audit_rate": 0.1},
         cloud={"call": {"connect_timeout_s": 2.0, "timeout_s": 6.0}},
-        policy={"objective": {"value_usd": 0.006, "second_usd": 0.001, "cloud_accuracy": 0.96}},
+        policy={"objective": {"value_usd": 0.003, "second_usd": 0.0008, "cloud_accuracy": 0.96}},
         prices={"input_usd_per_mtok": 0.28, "cached_usd_per_mtok": 0.028, "output_usd_per_mtok": 0.42},
         telemetry={"probe_interval_s": 0.5},
         ray={"dashboard_port": 0},
