@@ -93,14 +93,14 @@ class Screen:
 
 def final_table(phases: Sequence[Mapping[str, Any]]) -> Table:
     """Before and after, side by side."""
-    table = _table_of("before and after the swap", "phase")
+    table = _table_of(" -> ".join(phase["edge_version"] for phase in phases), "phase")
     for phase in phases:
-        table.add_row(f"{phase['name']} ({phase['edge_version']})", *_cells(phase))
+        table.add_row(phase["name"], *_cells(phase))
     return table
 
 
 def _table_of(title: str, first: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True)
     for name in ("asked", "τ", "to cloud", "success", "valid", "p50 ms", "p95 ms", "US$"):
         table.add_column(name, justify="right", no_wrap=True)
