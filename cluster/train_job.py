@@ -11,6 +11,8 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +69,16 @@ def run_training(job: TrainingJob, name: str, placement: Placement | None = None
         ),
     )
     started = time.monotonic()
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
     except TrainingFailedError as why:
         late = time.monotonic() - started >= placement.timeout_s
         reason = f"it took longer than {placement.timeout_s:g} s" if late else _reason(why)
         raise EngineError(f"training run {name} failed: {reason}") from why
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)  # Ray Train takes Ctrl-C for itself and never gives it back
     return TrainingOutcome.from_json((Path(job.work_dir) / OUTCOME_FILE).read_text(encoding="utf-8"))
 
 

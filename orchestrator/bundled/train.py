@@ -2,8 +2,8 @@
 
 Endless fresh tasks from the training split, loss on the answers only, Muon for the layers' matrices and AdamW for the
 rest, a fixed number of steps. Seeded: the same machine gives the same weights. A checkpoint every hundred
-steps under ``--work`` lets an interrupted run go on. On two CPU cores the edge takes about 15 minutes and the cloud
-about 80; with CUDA the run is in bfloat16 autocast. ``orchestrator.bundled.evaluate`` measures the result.
+steps under ``--work`` lets an interrupted run go on. On one CPU thread the edge takes about 20 minutes and the cloud
+about 60; with CUDA the run is in bfloat16 autocast. ``orchestrator.bundled.evaluate`` measures the result.
 """
 
 from __future__ import annotations

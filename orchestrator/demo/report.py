@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from orchestrator.demo.play import Outcome
 from orchestrator.demo.reference import Point
@@ -82,6 +83,7 @@ def _link(phases: Sequence[PhaseResult]) -> str:
         axes.set_ylabel(label)
     for axes in rows[1:].flat:
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     return _svg(figure)
 
 
@@ -123,7 +125,7 @@ def _offload(summary: Mapping[str, Any]) -> str:
         )
     axes.set_xticks([n + 0.19 for n in range(len(links))], links)
     axes.set_ylabel("share sent to the cloud")
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return _svg(figure)
 
 
