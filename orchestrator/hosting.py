@@ -98,7 +98,7 @@ def refuse_second(config: Config) -> None:
     )
 
 
-def sleep_forever(*_: Any) -> None:
+def sleep_forever() -> None:
     """Work that only a signal ends."""
     while True:
         time.sleep(BEAT_S)

@@ -250,7 +250,6 @@ class System:
 
     def _begin_edge(self, upstreams: Upstreams) -> placement.Placed:
         config, weights = self.config, self._weights()
-        model = self._cloud_model
         port = config.site.port or session.free_port(config.site.host)  # a restarted site listens where it did
 
         def make() -> EdgeSite:
@@ -258,7 +257,7 @@ class System:
                 config,
                 weights,
                 cloud_url=upstreams.cloud,
-                cloud_model=model,
+                cloud_model=self._cloud_model,
                 router=upstreams.router,
                 port=port,
                 observers=[AnswerMetrics(config.site.name)],

@@ -85,11 +85,10 @@ def demo(var: Path, seed: int, keep: bool, console: Console) -> None:
     screen = Screen(console)
 
     def work(system: System, urls: Urls) -> None:
-        began = time.monotonic()
         summary = Demo(config, seed, screen).run(system)
         screen.close()
         console.print(final_table(summary["phases"]))
-        for line in closing(config, summary, time.monotonic() - began):
+        for line in closing(config, summary):
             console.print(line, highlight=False)
         if keep:
             console.print("\n".join(welcome(config, urls)), highlight=False)
@@ -117,8 +116,8 @@ class Demo:
         after = self._play(system, url, Phase("after", 101 + 2 * self._seed))
         self._screen.doing("asking the cloud what it would have answered, for the report")
         points = self._frontier(system.urls, before)
-        summary = self._summary([before, after], learned, swap)
-        self._write(summary | {"seconds": time.monotonic() - began}, [before, after], points)
+        summary = {**self._summary([before, after], learned, swap), "seconds": time.monotonic() - began}
+        self._write(summary, [before, after], points)
         return summary
 
     def _play(self, system: System, url: str, phase: Phase) -> PhaseResult:
@@ -213,7 +212,7 @@ def clear(config: Config) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def closing(config: Config, summary: dict[str, Any], seconds: float) -> Iterator[str]:
+def closing(config: Config, summary: dict[str, Any]) -> Iterator[str]:
     """Lines that say what came out and where it is."""
     if swap := summary["swap"]:
         yield (
@@ -222,7 +221,7 @@ def closing(config: Config, summary: dict[str, Any], seconds: float) -> Iterator
         )
     else:
         yield f"no swap: {summary['learner']['gate']}"
-    yield f"played and trained in {seconds:.0f} s"
+    yield f"played and trained in {summary['seconds']:.0f} s"
     yield f"figures  {config.var / 'summary.json'}"
     yield f"report   {config.var / 'report.html'}"
 
