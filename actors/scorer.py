@@ -5,6 +5,7 @@ A scorer belongs to one version of the weights; ``EdgeNode`` keeps one per versi
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from actors.engine import Completion
 from policies.calibration import Calibrator
 from policies.errors import StoreError
 from policies.score import features
+
+logger = logging.getLogger(__name__)
 
 CALIBRATOR_FILE = "calibrator.json"
 
@@ -42,3 +45,15 @@ class Scorer:
         if not valid or not completion.logprobs:
             return 0.0
         return float(self.calibrator.predict(features(completion.logprobs)))
+
+
+def first_scorer(directory: Path) -> Scorer:
+    """The scorer of a model directory; one without a calibrator gets a stated guess.
+
+    Raises:
+        StoreError: its calibrator cannot be read.
+    """
+    if (directory / CALIBRATOR_FILE).exists():
+        return Scorer.load(directory)
+    logger.warning("%s has no %s: its scores are a guess until the first training round", directory, CALIBRATOR_FILE)
+    return Scorer(Calibrator.guess())

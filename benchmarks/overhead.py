@@ -29,12 +29,13 @@ from actors.engine import Engine, Sampling
 from actors.engine_settings import LocalSettings
 from actors.model_store import verify
 from actors.offload_log import OffloadLog
+from actors.scorer import first_scorer
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import Weights
 from benchmarks.figures import Figure, at_most, parser, percentile, publish
 from orchestrator.config import Config, resolve_model
 from orchestrator.http import create_app
-from orchestrator.site import KEEP_ALIVE_S, HostedServer, default_snapshot, first_scorer
+from orchestrator.site import KEEP_ALIVE_S, HostedServer, default_snapshot
 from orchestrator.tasks.generator import Split, Task, tasks
 from policies.errors import Refused
 from policies.threshold import FixedThreshold

@@ -20,11 +20,10 @@ from actors.log_record import OffloadRecord, from_table
 from actors.model_store import ModelStore, ModelVersion
 from actors.offload_log import compact, read_log
 from actors.options import LearnerOptions
-from actors.scorer import CALIBRATOR_FILE
+from actors.scorer import CALIBRATOR_FILE, first_scorer
 from actors.training import TrainConfig, TrainingJob, TrainingOutcome
 from orchestrator.lessons import Lessons, as_sample, lessons
 from orchestrator.verdict import answered, calibrator, trial
-from policies.calibration import Calibrator
 from policies.errors import LogError, NetGPTError
 from policies.gate import GateResult, GateRules, judge
 
@@ -97,7 +96,7 @@ class Learner:
         outcome: TrainingOutcome,
         known: RoundReport,
     ) -> RoundReport:
-        old = _calibrator(parent)
+        old = first_scorer(parent.path).calibrator
         rows = answered(found.trials, outcome, old)
         gate = judge(trial(rows, outcome.drift_nats), self._rules())
         known = replace(known, gate=gate, figures=outcome.figures)
@@ -160,12 +159,6 @@ class Learner:
             "gate": {"reason": gate.reason, **gate.figures},
             "training": dict(outcome.figures),
         }
-
-
-def _calibrator(parent: ModelVersion) -> Calibrator:
-    """The parent's, or a stated guess for a model that came without one."""
-    path = parent.path / CALIBRATOR_FILE
-    return Calibrator.from_json(path.read_text(encoding="utf-8")) if path.is_file() else Calibrator.guess()
 
 
 def _skipped(poisoned: Mapping[str, int]) -> str:

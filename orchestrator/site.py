@@ -33,14 +33,13 @@ from actors.model_store import verify
 from actors.offload_log import OffloadLog
 from actors.options import CallOptions, EngineOptions
 from actors.remote_engine import RemoteEngine
-from actors.scorer import CALIBRATOR_FILE, Scorer
+from actors.scorer import first_scorer
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import SwapReport, Weights
 from cluster.telemetry.client import TelemetryClient
 from orchestrator.config import Config
 from orchestrator.http import SurfaceOptions, create_app
 from policies.breaker import BreakerPolicy
-from policies.calibration import Calibrator
 from policies.control import LinkReport, Snapshot, Swap
 from policies.errors import BadConfig
 from policies.threshold import ThresholdInputs, ThresholdPolicy, build_threshold
@@ -284,18 +283,6 @@ async def _edge_engine(options: EngineOptions, weights: Weights) -> Engine:
     cache = None if options.kv_cache_mb is None else options.kv_cache_mb << 20
     settings_here = LocalSettings(options.max_model_len, options.dtype, options.threads, cache)
     return await build_engine(options.kind, weights.path, weights.version, settings_here)
-
-
-def first_scorer(directory: Path) -> Scorer:
-    """The scorer of a model directory; one without a calibrator gets a stated guess.
-
-    Raises:
-        StoreError: its calibrator cannot be read.
-    """
-    if (directory / CALIBRATOR_FILE).exists():
-        return Scorer.load(directory)
-    logger.warning("%s has no %s: its scores are a guess until the first training round", directory, CALIBRATOR_FILE)
-    return Scorer(Calibrator.guess())
 
 
 def _remote_settings(call: CallOptions, api_key: str | None) -> RemoteSettings:

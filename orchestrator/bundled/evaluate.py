@@ -24,7 +24,7 @@ from rich.table import Table
 
 from actors.engine import Completion, Engine, Prompt, Sampling
 from actors.engine_settings import LocalSettings
-from actors.scorer import CALIBRATOR_FILE as CALIBRATOR
+from actors.scorer import CALIBRATOR_FILE, first_scorer
 from actors.vllm_engine import VllmEngine
 from orchestrator.bundled.recipes import RECIPES, SELDOM
 from orchestrator.bundled.train import MODELS
@@ -84,7 +84,7 @@ def main() -> None:
 
 async def measure(path: Path, count: int, threads: int = 2) -> dict[str, Any]:
     """``summarise`` of the model in ``path`` on ``count`` requests of each test set."""
-    calibrator = load_calibrator(path)
+    calibrator = first_scorer(path).calibrator
     async with _engine(path, threads) as engine:
         answered = {split.value: await answer(engine, _draw(split, count)) for split in (Split.TEST, Split.OPEN)}
     return {name: summarise(part, calibrator) for name, part in answered.items()}
@@ -94,7 +94,7 @@ async def calibrate(path: Path, count: int, threads: int = 2) -> None:
     """Fit the model's calibrator on ``count`` requests of the training split and write it beside the weights."""
     async with _engine(path, threads) as engine:
         fitted = fit_calibrator(await answer(engine, _draw(Split.TRAIN, count)))
-    (path / CALIBRATOR).write_text(fitted.to_json())
+    (path / CALIBRATOR_FILE).write_text(fitted.to_json())
 
 
 @asynccontextmanager
@@ -127,12 +127,6 @@ def fit_calibrator(answered: Sequence[Answered]) -> Calibrator:
     """P(draft correct) from the draft's log-probabilities; valid drafts only, as the gate lets pass no other."""
     valid = [a for a in answered if a.is_valid]
     return Calibrator.fit(_features(valid), np.array([a.correct for a in valid]))
-
-
-def load_calibrator(path: Path) -> Calibrator:
-    """The calibrator beside the weights, or the uncalibrated guess where there is none."""
-    file = path / CALIBRATOR
-    return Calibrator.from_json(file.read_text()) if file.exists() else Calibrator.guess()
 
 
 def summarise(answered: Sequence[Answered], calibrator: Calibrator) -> dict[str, Any]:
