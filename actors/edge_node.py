@@ -28,7 +28,7 @@ from policies.cost import cloud_cost_usd
 from policies.decide import decide
 from policies.errors import EngineError, NetGPTError, Refused, Unreachable
 from policies.toolcalls import parse
-from policies.types import CloudWork, Decision, LinkState, ParsedText, Prices, Reason, Route
+from policies.types import CloudWork, Decision, LinkState, ParsedText, Prices, Reason, Route, RoutingState
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,8 @@ class EdgeNode:
         link = self._link.state()
         snapshot, policy = self.rules.current()
         edge_only = self._cloud is None
-        threshold = 0.0 if edge_only else policy.threshold(link, snapshot.prices, _work(request, draft))
+        state = RoutingState(link, snapshot.prices)
+        threshold = 0.0 if edge_only else policy.threshold(state, _work(request, draft))
         can_audit = not edge_only and link.up and len(self._audits) < self.options.audit_limit
         audit_rate = self.options.audit_rate if can_audit else 0.0
         return Situation(link, snapshot, self.rules.kind, threshold, audit_rate)

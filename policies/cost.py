@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import numpy as np
+
 from policies.checks import nonnegative
-from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices
+from policies.score import FloatArray
+from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices, RoutingState
 
 MTOK = 1e6
 GB = 1e9
@@ -48,10 +51,47 @@ def cloud_latency_s(work: CloudWork, link: LinkState, speed: CloudSpeed) -> floa
     return wire + upload + download + speed.ttft_s + speed.per_token_s * work.output_tokens
 
 
-def kappa(work: CloudWork, link: LinkState, prices: Prices, speed: CloudSpeed, objective: Objective) -> float:
+def unit_prices(state: RoutingState, speed: CloudSpeed, objective: Objective) -> FloatArray:
+    """What one unit of each of ``amounts`` costs in ``state``, money and priced time together: shape [6], dollars.
+
+    kappa is linear in the request: its inner product with ``amounts``. One state's prices serve many requests.
+
+    Raises:
+        ValueError: a figure is negative or not finite.
+    """
+    link, prices, second = state.link, state.prices, objective.second_usd
+    nonnegative(second_usd=second, queue_s=state.queue_s)
+    nonnegative(**_named("link", link), **_named("prices", prices), **_named("speed", speed))
+    waiting = speed.round_trips * link.rtt_ms / 1e3 + state.queue_s + speed.ttft_s
+    transfer = prices.transfer_usd_per_gb / GB
+    return np.array(
+        [
+            prices.request_usd + second * waiting,
+            prices.input_usd_per_mtok / MTOK,
+            prices.cached_usd_per_mtok / MTOK,
+            prices.output_usd_per_mtok / MTOK + second * speed.per_token_s,
+            transfer + second * 8.0 / max(link.up_bps, DEAD_BPS),
+            transfer + second * 8.0 / max(link.down_bps, DEAD_BPS),
+        ]
+    )
+
+
+def amounts(work: CloudWork) -> FloatArray:
+    """What ``unit_prices`` are paid for: 1, fresh, cached and output tokens, bytes up and down; shape [6].
+
+    Raises:
+        ValueError: an amount is negative or not finite, or more tokens are cached than sent.
+    """
+    nonnegative(**_named("work", work))
+    if work.cached_tokens > work.input_tokens:
+        raise ValueError(f"work.cached_tokens must be <= work.input_tokens, got {work.cached_tokens}")
+    fresh = work.input_tokens - work.cached_tokens
+    return np.array([1.0, fresh, work.cached_tokens, work.output_tokens, work.up_bytes, work.down_bytes])
+
+
+def kappa(work: CloudWork, state: RoutingState, speed: CloudSpeed, objective: Objective) -> float:
     """The price of asking the cloud in dollars: C_c + lambda * L_c."""
-    nonnegative(second_usd=objective.second_usd)
-    return cloud_cost_usd(work, prices) + objective.second_usd * cloud_latency_s(work, link, speed)
+    return float(unit_prices(state, speed, objective) @ amounts(work))
 
 
 def _named(owner: str, record: CloudWork | LinkState | Prices | CloudSpeed) -> dict[str, float]:

@@ -14,13 +14,13 @@ from typing import Protocol
 from policies.checks import nonnegative, probability
 from policies.cost import kappa
 from policies.errors import BadConfig
-from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices
+from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
 
 
 class ThresholdPolicy(Protocol):
     """tau in [0, 1] for one request."""
 
-    def threshold(self, link: LinkState, prices: Prices, work: CloudWork) -> float:
+    def threshold(self, state: RoutingState, work: CloudWork) -> float:
         """The least score that may be answered from the edge."""
         ...
 
@@ -34,7 +34,7 @@ class FixedThreshold:
     def __post_init__(self) -> None:
         probability(value=self.value)
 
-    def threshold(self, link: LinkState, prices: Prices, work: CloudWork) -> float:  # noqa: ARG002
+    def threshold(self, state: RoutingState, work: CloudWork) -> float:  # noqa: ARG002
         """``value``, always."""
         return self.value
 
@@ -57,11 +57,11 @@ class OptimalThreshold:
         if self.objective.value_usd == 0:
             raise ValueError("value_usd must be > 0: an answer worth nothing has no best route")
 
-    def threshold(self, link: LinkState, prices: Prices, work: CloudWork) -> float:
+    def threshold(self, state: RoutingState, work: CloudWork) -> float:
         """tau* in [floor, 1]; the floor itself while the link is down."""
-        if not link.up:
+        if not state.link.up:
             return self.floor
-        price = kappa(work, link, prices, self.speed, self.objective)
+        price = kappa(work, state, self.speed, self.objective)
         tau = self.objective.cloud_accuracy - price / self.objective.value_usd
         return min(max(tau, self.floor), 1.0)
 

@@ -75,6 +75,20 @@ class Prices:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingState:
+    """Everything besides the request itself that a threshold may look at.
+
+    ``queue_s`` is the wait expected at the cloud before it begins; ``budget_left`` the share of the current
+    budget window that is still unspent, in [0, 1] (1 where there is no budget).
+    """
+
+    link: LinkState
+    prices: Prices
+    queue_s: float = 0.0
+    budget_left: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class CloudWork:
     """What one request would ask of the link and the cloud."""
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.cost import cloud_cost_usd, cloud_latency_s, kappa
-from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices
+from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices, RoutingState
 
 WORK = CloudWork(up_bytes=4000, down_bytes=1000, input_tokens=1200, output_tokens=50, cached_tokens=200)
 PRICES = Prices(0.0001, 0.28, 0.028, 0.42, 0.09)
@@ -30,13 +30,15 @@ def test_seconds_add_up_by_hand() -> None:
 def test_kappa_is_money_plus_priced_time() -> None:
     objective = Objective(0.02, 0.002, 0.97)
     expected = cloud_cost_usd(WORK, PRICES) + 0.002 * cloud_latency_s(WORK, LINK, SPEED)
-    assert kappa(WORK, LINK, PRICES, SPEED, objective) == pytest.approx(expected)
+    assert kappa(WORK, RoutingState(LINK, PRICES), SPEED, objective) == pytest.approx(expected)
 
 
 def test_a_link_without_bandwidth_is_late_but_still_a_number() -> None:
     dead = replace(LINK, up_bps=0.0)
     assert 1e4 < cloud_latency_s(WORK, dead, SPEED) < math.inf
-    assert kappa(WORK, dead, PRICES, SPEED, Objective(1.0, 0.0, 1.0)) == cloud_cost_usd(WORK, PRICES)
+    assert kappa(WORK, RoutingState(dead, PRICES), SPEED, Objective(1.0, 0.0, 1.0)) == pytest.approx(
+        cloud_cost_usd(WORK, PRICES)
+    )
 
 
 @pytest.mark.parametrize("name", ["rtt_ms", "up_bps", "down_bps", "jitter_ms", "loss"])

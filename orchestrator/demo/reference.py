@@ -20,7 +20,7 @@ from orchestrator.tasks.generator import Task
 from orchestrator.tasks.verify import is_correct
 from policies.cost import kappa
 from policies.toolcalls import parse
-from policies.types import CloudSpeed, CloudWork, Objective
+from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
 
 AT_ONCE = 8
 HEADER_BYTES = 600  # what HTTP adds to an OpenAI request and to its answer, about
@@ -79,7 +79,7 @@ def cases(
             cloud_correct=is_correct(task, parse(record.cloud or answers[_question(task.messages)]).calls),
             link_up=record.link.up,
             offloaded=record.route == "cloud",
-            price_usd=kappa(_work(record), record.link, record.prices, speed, objective),
+            price_usd=kappa(_work(record), RoutingState(record.link, record.prices), speed, objective),
         )
         for task, record in pairs
     ]
