@@ -77,9 +77,20 @@ class ChatRequest:
         return Prompt(self.messages, self.shown_tools, self.response_schema, tool_choice=choice)
 
     @cached_property
+    def messages_json(self) -> str:
+        """The messages as compact JSON."""
+        return compact(list(self.messages))
+
+    @cached_property
+    def tools_json(self) -> str:
+        """The tools on offer as compact JSON."""
+        return compact(list(self.tools))
+
+    @cached_property
     def payload(self) -> bytes:
         """Messages and tools as compact JSON in UTF-8: about what an offload sends."""
-        return compact({"messages": list(self.messages), "tools": list(self.shown_tools)}).encode()
+        tools = self.tools_json if self.shown_tools is self.tools else compact(list(self.shown_tools))
+        return f'{{"messages":{self.messages_json},"tools":{tools}}}'.encode()
 
     @property
     def question_hash(self) -> str:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from actors.engine import Completion
 from policies.calibration import Calibrator
+from policies.early import Running, ScoreBound
 from policies.errors import StoreError
-from policies.score import features
 
 logger = logging.getLogger(__name__)
 
 CALIBRATOR_FILE = "calibrator.json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scorer:
     """s = P(draft correct) for drafts of one version of the weights."""
 
@@ -44,7 +45,15 @@ class Scorer:
         """P(``completion`` correct) in [0, 1]; 0 for one the validity gate rejected or that came without logprobs."""
         if not valid or not completion.logprobs:
             return 0.0
-        return float(self.calibrator.predict(features(completion.logprobs)))
+        seen = Running()
+        for logprob in completion.logprobs:
+            seen.add(logprob)
+        return self.bound.score(seen)
+
+    @cached_property
+    def bound(self) -> ScoreBound:
+        """The same score for drafts that still grow."""
+        return ScoreBound(self.calibrator)
 
 
 def first_scorer(directory: Path) -> Scorer:

@@ -65,10 +65,10 @@ def create_app(node: Node, options: SurfaceOptions | None = None, ready: Callabl
     """The app; ``ready`` says whether ``/readyz`` answers 200."""
     surface = _Surface(node, options or SurfaceOptions())
     app = FastAPI(title="NetGPT edge site", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_api_route("/v1/chat/completions", surface.chat, methods=["POST"])
-    app.add_api_route("/v1/models", surface.models, methods=["GET"])
-    app.add_api_route("/healthz", _healthz, methods=["GET"])
-    app.add_api_route("/readyz", lambda: _readyz(ready()), methods=["GET"])
+    app.add_route("/v1/chat/completions", surface.chat, methods=["POST"])
+    app.add_route("/v1/models", surface.models, methods=["GET"])
+    app.add_route("/healthz", _healthz, methods=["GET"])
+    app.add_route("/readyz", lambda _: _readyz(ready()), methods=["GET"])
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(NetGPTError, _netgpt_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
@@ -92,7 +92,7 @@ class _Surface:
         answer = await self._answer(request, to_request(body, data, uuid.uuid4().hex))
         return self._response(answer, body)
 
-    async def models(self) -> Response:
+    async def models(self, _: Request) -> Response:
         """The one model."""
         return JSONResponse(reply.models(self._options.served_model, self._started))
 
@@ -166,7 +166,7 @@ def _too_large(limit: int) -> BadRequest:
     return BadRequest(f"the body is larger than {limit} bytes", "body", "request_too_large", TOO_LARGE)
 
 
-async def _healthz() -> Response:
+async def _healthz(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
