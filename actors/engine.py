@@ -7,19 +7,25 @@ tool-call syntax of ``policies.toolcalls``, so a cloud answer can be compared wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Message = Mapping[str, Any]
 Tool = Mapping[str, Any]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "abandoned"]
+Watch = Callable[[float], bool]
+"""Given each token's log-probability as it comes, on the engine's thread; True gives the answer up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw an answer; temperature 0 is greedy."""
+    """How to draw an answer; temperature 0 is greedy.
+
+    ``watch`` may end a single sample early; its completion then says ``abandoned``. An engine that does not see its
+    tokens one by one goes on to the end.
+    """
 
     max_tokens: int = 256
     n: int = 1
@@ -27,6 +33,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    watch: Watch | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,8 @@ class Scorer:
             return 0.0
         seen = Running()
         for logprob in completion.logprobs:
-            seen.add(logprob)
+            if not seen.add(logprob):
+                return 0.0  # a model that computes NaN knows nothing
         return self.bound.score(seen)
 
     @cached_property

@@ -108,9 +108,10 @@ class VllmCore:
         self._vllm.abort_request([key])
 
     def step(self) -> list[RequestOutput]:
-        """One forward pass over everything that runs; the requests that finished with it."""
+        """One forward pass over everything that runs; the requests that finished with it, and all watched ones."""
         with _turn:
-            return [output for output in self._vllm.step() if output.finished]
+            outputs: list[RequestOutput] = self._vllm.step()
+        return outputs
 
     def load(self, directory: Path) -> None:
         """Replace the weights; requests in flight recompute their KV cache with the new ones.
@@ -183,20 +184,25 @@ def set_environment() -> None:
 
 
 def completions(output: RequestOutput, prefill: str) -> tuple[Completion, ...]:
-    """What a finished request answered, in sample order.
+    """What a request answered, in sample order; of one that has not finished, what there is, as abandoned.
 
     Raises:
         EngineError: vLLM gave up on it.
     """
     for sample in output.outputs:
-        if sample.finish_reason not in ("stop", "length"):
+        if output.finished and sample.finish_reason not in ("stop", "length"):
             raise EngineError(f"vLLM gave up on the request: {sample.finish_reason}")
     return tuple(_completion(sample, prefill) for sample in sorted(output.outputs, key=lambda o: o.index))
 
 
+def last_logprob(output: RequestOutput) -> float:
+    """Of the newest token of a single sample."""
+    return float(output.outputs[0].logprobs.logprobs[-1])
+
+
 def _completion(sample: Any, prefill: str) -> Completion:
     logprobs = tuple(sample.logprobs.logprobs) if sample.logprobs is not None else ()
-    return Completion(prefill + sample.text, logprobs, sample.finish_reason, len(sample.token_ids))
+    return Completion(prefill + sample.text, logprobs, sample.finish_reason or "abandoned", len(sample.token_ids))
 
 
 def _parameters(sampling: Sampling, schema: Mapping[str, Any] | None) -> SamplingParams:
@@ -212,7 +218,7 @@ def _parameters(sampling: Sampling, schema: Mapping[str, Any] | None) -> Samplin
         max_tokens=sampling.max_tokens,
         logprobs=0,  # the chosen token's alone
         flat_logprobs=True,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.CUMULATIVE if sampling.watch else RequestOutputKind.FINAL_ONLY,
         structured_outputs=StructuredOutputsParams(grammar=json_grammar(schema)) if schema is not None else None,
     )
 

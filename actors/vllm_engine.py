@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from actors.engine import Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings
 from actors.rendering import Renderer, model_directory
-from actors.vllm_core import VllmCore, completions, set_environment
+from actors.vllm_core import VllmCore, completions, last_logprob, set_environment
 from actors.weights import check_weights, read_shapes
 from policies.errors import EngineError, NetGPTError
 
@@ -174,8 +174,17 @@ class VllmEngine:
 
     def _step(self) -> None:
         for output in self._core.step():
-            if request := self._requests.get(output.request_id):
+            request = self._requests.get(output.request_id)
+            if request and (output.finished or self._given_up(request, output)):
                 self._answer(request.answer, partial(self._generation, request, output))
+
+    def _given_up(self, request: _Request, output: RequestOutput) -> bool:
+        """Ask the request's own watch about its newest token; one that gives up is taken out of the engine."""
+        watch = request.sampling.watch
+        if watch is None or request.answer.cancelled() or not watch(last_logprob(output)):
+            return False
+        self._core.abort(request.key)
+        return True
 
     def _add(self, request: _Request) -> None:
         if request.answer.cancelled():

@@ -23,20 +23,17 @@ class Running:
     total: float = 0.0
     lowest: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
-    def add(self, logprob: float) -> None:
-        """Take one more token's natural-log probability.
-
-        Raises:
-            ValueError: it is NaN or above 0.
-        """
+    def add(self, logprob: float) -> bool:
+        """Take one more token's natural-log probability; False when it is none (NaN, above 0) and is not taken."""
         if not logprob <= ROUNDING:
-            raise ValueError(f"logprobs must be numbers <= 0, got {logprob!r}")
+            return False
         value = min(max(logprob, LOWEST), 0.0)
         self.count += 1
         self.total += value
         if value < self.lowest[2]:
             self.lowest[2] = value
             self.lowest.sort()
+        return True
 
 
 class ScoreBound:

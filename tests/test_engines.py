@@ -269,6 +269,29 @@ async def test_a_cancelled_request_is_aborted(engine: Engine) -> None:
         assert not engine._core.busy
 
 
+async def test_a_watch_sees_every_token_and_changes_nothing_while_it_is_content(vllm: VllmEngine) -> None:
+    seen: list[float] = []
+    plain = (await vllm.generate(ASK, GREEDY)).completions[0]
+    watched = await vllm.generate(ASK, replace(GREEDY, watch=lambda logprob: seen.append(logprob) is not None))
+    assert watched.completions[0] == plain
+    assert tuple(seen[: plain.tokens]) == pytest.approx(plain.logprobs[: len(seen)])
+    assert len(seen) >= plain.tokens - 1  # the last token comes with the answer itself
+
+
+async def test_a_draft_that_is_given_up_ends_there_and_disturbs_nobody(vllm: VllmEngine) -> None:
+    countdown = iter([False, False, True])
+    plain = (await vllm.generate(ASK, GREEDY)).completions[0]
+    given_up, other = await asyncio.gather(
+        vllm.generate(ASK, replace(ENDLESS, watch=lambda _: next(countdown))), vllm.generate(ASK, GREEDY)
+    )
+    begun = given_up.completions[0]
+    assert (begun.finish_reason, begun.tokens) == ("abandoned", 3)
+    assert begun.logprobs == pytest.approx(plain.logprobs[:3], abs=1e-3)
+    assert other.completions[0] == plain
+    await vllm.generate(ASK, Sampling(max_tokens=1))
+    assert not vllm._core.busy
+
+
 async def test_the_event_loop_stays_free_while_the_model_runs(vllm: VllmEngine) -> None:
     running = asyncio.create_task(vllm.generate(ASK, Sampling(max_tokens=300)))
     turns = 0
