@@ -250,6 +250,7 @@ class System:
 
     def _begin_edge(self, upstreams: Upstreams) -> placement.Placed:
         config, weights = self.config, self._weights()
+        cloud_model = self._cloud_model  # ``make`` travels to another process: it must not take ``self`` along
         port = config.site.port or session.free_port(config.site.host)  # a restarted site listens where it did
 
         def make() -> EdgeSite:
@@ -257,7 +258,7 @@ class System:
                 config,
                 weights,
                 cloud_url=upstreams.cloud,
-                cloud_model=self._cloud_model,
+                cloud_model=cloud_model,
                 router=upstreams.router,
                 port=port,
                 observers=[AnswerMetrics(config.site.name)],

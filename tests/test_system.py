@@ -43,7 +43,8 @@ START_S = 240.0
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     config = demo_config(tmp_path_factory.mktemp("var"))
     learner = config.learner.model_copy(update={"steps": 20, "min_samples": 20})
-    live = System(config.model_copy(update={"learner": learner}))
+    screen = Screen(Console(file=io.StringIO()))  # with all its locks: nothing of it may travel to an actor
+    live = System(config.model_copy(update={"learner": learner}), screen.stage)
     live.start()
     yield live
     live.stop()
