@@ -1,0 +1,184 @@
+"""An offload log as the arrays that ``policies.replay`` evaluates on.
+
+A draft is right when it says the same as the cloud's answer. Where the cloud was asked and gave no usable answer, the
+label is taken as missing at random: every propensity is multiplied by the share of calls that were answered. What an
+offload would ask of the cloud is estimated from the draft for every request, as the edge node does when it decides:
+labelled and other requests are then priced alike.
+The log holds neither queue nor budget, so thresholds see none. One pass over segments and Parquet parts alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actors.edge_node import DOWN_OVERHEAD_BYTES, UP_OVERHEAD_BYTES
+from actors.offload_log import read_log
+from policies.errors import LogError
+from policies.outcomes import BoolArray
+from policies.replay import IntArray, Logged
+from policies.score import FloatArray
+from policies.toolcalls import parse, same_answer
+from policies.types import LinkState, Prices, Reason, Route, RoutingState
+
+STEPS_PER_DECADE = 3  # 1, 2, 5, 10: fine enough to tell links apart, coarse enough to fill a bucket
+BUCKETS = "RTT and uplink to the nearest of 1, 2, 5, 10, ...; each price list by itself"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A log as arrays.
+
+    ``bucket`` [n] indexes ``buckets``, the names of the link states. ``version`` is the edge model of the newest
+    record, whose scores a policy must be made for; ``versions`` counts how many there are. ``answered`` is the share
+    of calls to the cloud with a usable answer, ``billed_usd`` [n] what the log says they cost, ``measured`` [n, 6] what
+    they really took (``policies.cost.amounts``; the estimate where there was none).
+    """
+
+    logged: Logged
+    bucket: IntArray
+    buckets: Sequence[str]
+    version: str
+    versions: int
+    answered: float
+    billed_usd: FloatArray
+    measured: FloatArray
+
+
+def read(root: Path) -> Reading:
+    """Read the log under ``root``.
+
+    Raises:
+        LogError: there is no such directory, no record or no label in it, or a number in it makes no sense.
+    """
+    if not root.is_dir():
+        raise LogError(f"{root}: there is no such directory. Fix: give the log's, by default var/log")
+    table = read_log(root).combine_chunks()
+    if not len(table):
+        raise LogError(f"{root}: no record is in it. Fix: give the directory that holds site=NAME, or serve first")
+    try:
+        return _reading(root, table)
+    except ValueError as why:
+        raise LogError(f"{root}: a record makes no sense: {why}. Fix: remove the file that holds it") from why
+
+
+def _reading(root: Path, table: pa.Table) -> Reading:
+    answered = _answered(root, table)
+    propensity = _numbers(table["propensity"]) * answered
+    labelled = _mask(pc.is_valid(table["cloud"])) & (propensity > 0)
+    states, state = _states(table)
+    names, bucket = _buckets(states)
+    score = _numbers(table["score"])
+    valid = _mask(pc.is_null(table["draft_error"])) & (score != 0)  # 0: invalid, or given up before it was whole
+    versions = table["draft_version"].to_pylist()
+    logged = Logged(
+        score=score,
+        valid=valid,
+        offloaded=_mask(_either(table, Route.CLOUD, Reason.CLOUD_FAILED)),
+        labelled=labelled,
+        propensity=propensity,
+        edge_right=_agreement(table, labelled & valid),
+        amounts=_amounts(table),
+        state=state,
+        states=states,
+    )
+    newest = int(np.argmax(_numbers(table["time_us"])))
+    billed, measured = _numbers(table["cost_usd"]), _measured(table, logged.amounts)
+    return Reading(logged, bucket[state], names, versions[newest], len(set(versions)), answered, billed, measured)
+
+
+def _answered(root: Path, table: pa.Table) -> float:
+    """Share of the calls to the cloud that brought an answer."""
+    good = pc.sum(pc.and_(pc.is_valid(table["cloud"]), pc.greater(table["propensity"], 0.0))).as_py()
+    if not good:
+        raise LogError(
+            f"{root}: none of its {len(table)} records holds an answer of the cloud, so nothing can be compared. "
+            f"Fix: set site.audit_rate above 0 and serve on, or let some requests go to the cloud"
+        )
+    failed = pc.sum(pc.and_(pc.is_null(table["cloud"]), pc.is_valid(table["cloud_error"]))).as_py()
+    return float(good / (good + failed))
+
+
+def _agreement(table: pa.Table, comparable: BoolArray) -> FloatArray:
+    """Whether a draft says what the cloud says; 0 where they cannot be compared."""
+    right = np.zeros(len(table))
+    rows = np.flatnonzero(comparable)
+    drafts, clouds = (table[name].take(pa.array(rows)).to_pylist() for name in ("draft", "cloud"))
+    pairs = zip(drafts, clouds, strict=True)
+    right[rows] = [draft == cloud or same_answer(parse(draft), parse(cloud)) for draft, cloud in pairs]
+    return right
+
+
+def _amounts(table: pa.Table) -> FloatArray:
+    """``policies.cost.amounts`` of every request: nothing is known to be cached."""
+    asked = _lengths(table["messages"]) + _lengths(table["tools"]) + UP_OVERHEAD_BYTES
+    told = _lengths(table["draft"]) + DOWN_OVERHEAD_BYTES
+    nothing = np.zeros(len(table))
+    prompt, draft = _numbers(table["prompt_tokens"]), _numbers(table["draft_tokens"])
+    return np.stack([nothing + 1.0, prompt, nothing, draft, asked, told], axis=1)
+
+
+def _measured(table: pa.Table, estimate: FloatArray) -> FloatArray:
+    nothing = np.zeros(len(table))
+    names = ("cloud_output_tokens", "up_bytes", "down_bytes")
+    columns = [nothing, _numbers(table["cloud_input_tokens"]), nothing, *(_numbers(table[name]) for name in names)]
+    found = np.stack(columns, axis=1)
+    return np.where(found > 0, found, estimate)
+
+
+def _states(table: pa.Table) -> tuple[list[RoutingState], IntArray]:
+    """The distinct states, and which one each request saw."""
+    columns = [_numbers(pc.struct_field(table["link"], field.name)) for field in fields(LinkState)]
+    columns += [_numbers(pc.struct_field(table["prices"], field.name)) for field in fields(Prices)]
+    rows, index = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+    states = [
+        RoutingState(LinkState(rtt, up, down, jitter, loss, bool(alive)), Prices(*prices))
+        for rtt, up, down, jitter, loss, alive, *prices in rows.tolist()
+    ]
+    return states, np.asarray(index, dtype=np.int64).reshape(-1)
+
+
+def _buckets(states: Sequence[RoutingState]) -> tuple[list[str], IntArray]:
+    """Names of the link states that are told apart, and which one each state is."""
+    prices = list(dict.fromkeys(state.prices for state in states))
+    names = [_name(state, prices) for state in states]
+    distinct = list(dict.fromkeys(names))
+    place = {name: index for index, name in enumerate(distinct)}
+    return distinct, np.array([place[name] for name in names], dtype=np.int64)
+
+
+def _name(state: RoutingState, prices: Sequence[Prices]) -> str:
+    if not state.link.up:
+        return "down"
+    where = f"{_rounded(state.link.rtt_ms):g} ms, {_rounded(state.link.up_bps / 1e6):g} Mbit/s"
+    return where if len(prices) == 1 else f"{where}, price list {prices.index(state.prices) + 1}"
+
+
+def _rounded(amount: float) -> float:
+    """The nearest of 1, 2, 5, 10, ... on a logarithmic scale; 0 stays 0."""
+    if not 0 < amount < math.inf:
+        return 0.0
+    decade, step = divmod(round(STEPS_PER_DECADE * math.log10(amount)), STEPS_PER_DECADE)
+    return float((1, 2, 5)[step] * 10.0**decade)
+
+
+def _either(table: pa.Table, route: str, reason: str) -> pa.Array:
+    return pc.or_(pc.equal(table["route"], route), pc.equal(table["reason"], reason))
+
+
+def _lengths(column: pa.ChunkedArray) -> FloatArray:
+    return _numbers(pc.binary_length(column))
+
+
+def _numbers(column: pa.ChunkedArray) -> FloatArray:
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def _mask(column: pa.ChunkedArray) -> BoolArray:
+    return np.asarray(column.to_numpy(), dtype=bool)
