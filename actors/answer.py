@@ -18,7 +18,11 @@ from policies.types import Decision, LinkState, ParsedText, Reason, Route
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The edge model's own proposal; ``error`` says why it may not be served, its score is then 0."""
+    """The edge model's own proposal.
+
+    ``error`` says why it may not be served, ``unusable`` of what kind that is; its score is then 0. ``propensity`` was
+    the probability that it was begun.
+    """
 
     completion: Completion
     parsed: ParsedText
@@ -27,6 +31,13 @@ class Draft:
     version: str
     prompt_tokens: int
     seconds: float
+    unusable: Reason | None = None
+    propensity: float = 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model said all it wanted to."""
+        return self.unusable not in (Reason.DRAFT_SKIPPED, Reason.DRAFT_ABANDONED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,7 @@ def to_record(answer: Answer, cloud: CloudCall | None, time_s: float) -> Offload
         route=str(answer.route),
         reason=str(answer.reason),
         propensity=answer.decision.propensity,
+        draft_propensity=draft.propensity,
         degraded=answer.degraded,
         cloud=cloud.text if cloud else None,
         cloud_error=cloud.error if cloud else None,

@@ -50,6 +50,13 @@ class ChatRequest:
         return [tool for tool in self.tools if tool["function"]["name"] == wanted]
 
     @property
+    def question(self) -> str:
+        """What the user said last, as plain text."""
+        said = (message.get("content") for message in reversed(self.messages) if message["role"] == "user")
+        content = next(said, None) or ""
+        return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+    @property
     def must_call(self) -> bool:
         """Whether prose is no answer."""
         return self.tool_choice == "required" or not isinstance(self.tool_choice, str)

@@ -1,9 +1,10 @@
 """The edge node of one site: draft, score, decide, answer, log.
 
 A plain class on one event loop, without HTTP and without Ray. It is given its engine, its cloud leg, the link's
-state, the rules of the moment and the log, and makes every decision itself. What can fail around it: the edge
-engine (the request goes to the cloud), the cloud (the best valid draft, ``degraded``), both (``Refused`` 503), the
-log (counted, never felt by a client). Cancelling ``answer`` cancels the draft or the cloud call it waits for.
+state, the rules of the moment and the log, and makes every decision itself; drafts are ``actors.drafting``'s. What can
+fail around it: the edge engine (the request goes to the cloud), the cloud (the best valid draft, ``degraded``), both
+(``Refused`` 503), the log (counted, never felt by a client). Cancelling ``answer`` cancels the draft or the cloud call
+it waits for.
 """
 
 from __future__ import annotations
@@ -13,27 +14,27 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from actors.answer import Answer, CloudCall, Draft, Served, Situation, to_record
-from actors.chat import ChatRequest, closed
-from actors.engine import Completion, Engine, Generation, Prompt
+from actors.chat import ChatRequest
+from actors.drafting import Drafter, DraftOptions, Outlook
+from actors.engine import Engine, Generation
 from actors.log_record import OffloadRecord
 from actors.node_counts import NodeCounts
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import Swapper, SwapReport, Weights
 from policies.cost import cloud_cost_usd
 from policies.decide import decide
-from policies.errors import EngineError, NetGPTError, Refused, Unreachable
+from policies.errors import NetGPTError, Refused, Unreachable
 from policies.toolcalls import parse
-from policies.types import CloudWork, Decision, LinkState, ParsedText, Prices, Reason, Route, RoutingState
+from policies.types import CloudWork, Decision, LinkState, Prices, Reason, Route, RoutingState
 
 logger = logging.getLogger(__name__)
 
 UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES = 400, 600  # HTTP headers and OpenAI's envelope around prompt and answer
-BYTES_PER_TOKEN = 4  # only for a prompt the edge model could not read: a cautious guess of its length
 UNAVAILABLE = 503
 
 
@@ -86,13 +87,13 @@ class NodeOptions:
     Args:
         audit_rate: share of kept drafts the cloud also answers in the background, for the log.
         audit_limit: audits at once; while so many run none is begun, and the propensity logged is 0.
-        drafts: samples per request; more than one helps only at a temperature above 0.
+        drafting: how drafts are made.
         cloud_model: the cloud model's name in the log.
     """
 
     audit_rate: float = 0.05
     audit_limit: int = 4
-    drafts: int = 1
+    drafting: DraftOptions = field(default_factory=DraftOptions)
     cloud_model: str = "cloud"
 
 
@@ -129,10 +130,10 @@ class EdgeNode:
         self.rules, self.options = rules, options or NodeOptions()
         self.observers: list[Observer] = []
         self.counts = NodeCounts()
-        self._engine, self._cloud, self._scorers = engine, cloud, scorers
-        self._link, self._log = link, log
+        self._cloud, self._link, self._log = cloud, link, log
         self._clock, self._wall, self._rng = clock, wall, rng or random.Random()
         self._swapper = Swapper(engine, weights, scorers, verify, clock)
+        self._drafter = Drafter(engine, scorers, self.options.drafting, lambda: self.version, clock, self._rng)
         self._audits: set[asyncio.Task[None]] = set()  # at most options.audit_limit, see _situation
 
     @property
@@ -149,8 +150,8 @@ class EdgeNode:
         """
         began = self._clock()
         try:
-            draft = await self._draft(request)
-            situation = self._situation(request, draft)
+            draft = await self._drafter.propose(request, self._outlook(request))
+            situation = self._situation(_work(request, draft))
             decision = self._decide(draft, situation)
             answer = await self._settle(request, draft, situation, decision)
         except (asyncio.CancelledError, NetGPTError) as why:
@@ -182,40 +183,26 @@ class EdgeNode:
         lag = log.get("log_seq", 0.0) - log.get("log_durable_seq", 0.0)
         return {**self.counts.gauges(self.version), **self._link.gauges(), **log, "log_lag": lag}
 
-    async def _draft(self, request: ChatRequest) -> Draft:
-        """The best of the edge model's proposals; an edge engine that fails proposes nothing valid."""
-        sampling = replace(request.sampling, n=self.options.drafts)
-        began = self._clock()
-        try:
-            generation = await self._engine.generate(request.prompt, sampling)
-        except EngineError as why:
-            logger.warning("the edge model failed, request %s goes to the cloud: %s", request.request_id, why)
-            nothing = Completion("", (), "stop", 0)
-            guess = len(request.payload) // BYTES_PER_TOKEN
-            return Draft(nothing, ParsedText(""), f"the edge model failed: {why}", 0.0, self.version, guess, 0.0)
-        seconds = self._clock() - began
-        drafts = [self._scored(request, generation, c, seconds) for c in generation.completions]
-        return max(drafts, key=lambda draft: (draft.error is None, draft.score))
+    def _outlook(self, request: ChatRequest) -> Outlook | None:
+        """What a draft will have to compete with; None where the cloud could not be asked."""
+        if self._cloud is None or not self._link.state().up:
+            return None
+        work = self._drafter.expected_work(request, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
+        situation = self._situation(work)
+        return Outlook(situation.threshold, situation.snapshot.objective)
 
-    def _scored(self, request: ChatRequest, generation: Generation, completion: Completion, seconds: float) -> Draft:
-        parsed = parse(completion.text)
-        error = request.problem(parsed)
-        score = self._scorers.of(generation.version).score(completion, valid=error is None)
-        return Draft(completion, parsed, error, score, generation.version, generation.prompt_tokens, seconds)
-
-    def _situation(self, request: ChatRequest, draft: Draft) -> Situation:
+    def _situation(self, work: CloudWork) -> Situation:
         link = self._link.state()
         snapshot, policy = self.rules.current()
         edge_only = self._cloud is None
-        state = RoutingState(link, snapshot.prices)
-        threshold = 0.0 if edge_only else policy.threshold(state, _work(request, draft))
+        threshold = 0.0 if edge_only else policy.threshold(RoutingState(link, snapshot.prices), work)
         can_audit = not edge_only and link.up and len(self._audits) < self.options.audit_limit
         audit_rate = self.options.audit_rate if can_audit else 0.0
         return Situation(link, snapshot, self.rules.kind, threshold, audit_rate)
 
     def _decide(self, draft: Draft, situation: Situation) -> Decision:
         link_up = situation.link.up or self._cloud is None
-        return decide(draft.score, draft.error is None, situation.threshold, link_up, situation.audit_rate)
+        return decide(draft.score, draft.unusable, situation.threshold, link_up, situation.audit_rate)
 
     async def _settle(self, request: ChatRequest, draft: Draft, situation: Situation, decision: Decision) -> Answer:
         """Carry the decision out; where the cloud fails, the best valid draft stands in."""
@@ -224,7 +211,11 @@ class EdgeNode:
             cloud = await self._ask_cloud(request, situation.snapshot.prices)
             if cloud.error is not None:
                 route, reason = Route.EDGE, Reason.CLOUD_FAILED
-        served = _from_cloud(cloud) if cloud and cloud.error is None else await self._from_edge(request, draft, cloud)
+        if cloud and cloud.error is None:
+            served = _from_cloud(cloud)
+        else:
+            draft = draft if draft.whole else await self._drafter.draft(request)
+            served = await self._from_edge(request, draft, cloud)
         return Answer(request, situation, draft, decision, served, route, reason, 0.0, cloud)
 
     async def _ask_cloud(self, request: ChatRequest, prices: Prices) -> CloudCall:
@@ -246,25 +237,11 @@ class EdgeNode:
     async def _from_edge(self, request: ChatRequest, draft: Draft, cloud: CloudCall | None) -> Served:
         if draft.error is None:
             return _from_draft(draft)
-        strict = await self._strict_draft(request, request.strict_prompt(draft.completion.text))
+        strict = await self._drafter.strict(request, draft.completion.text)
         if strict is not None:
             return strict
         why_not = cloud.error if cloud else "the link is down"
         raise Refused(f"no answer: the cloud is not to be had ({why_not}), nor a valid draft", UNAVAILABLE)
-
-    async def _strict_draft(self, request: ChatRequest, prompt: Prompt | None) -> Served | None:
-        """The last resort where a grammar can say what is valid: an answer whose score would mean nothing."""
-        if prompt is None:
-            return None
-        try:
-            generation = await self._engine.generate(prompt, request.sampling)
-        except NetGPTError as why:
-            logger.warning("no draft under a grammar for request %s: %s", request.request_id, why)
-            return None
-        completion = generation.completions[0]
-        text = closed(completion.text)
-        parsed = parse(text)
-        return None if request.problem(parsed) else _served(text, parsed, generation, completion)
 
     def _finish(self, answer: Answer) -> None:
         """Log now, or after the audit if this answer is drawn for one."""
@@ -320,11 +297,12 @@ def _from_draft(draft: Draft) -> Served:
 def _from_cloud(cloud: CloudCall) -> Served:
     assert cloud.generation is not None
     assert cloud.parsed is not None
-    completion = cloud.generation.completions[0]
-    return _served(completion.text, cloud.parsed, cloud.generation, completion)
-
-
-def _served(text: str, parsed: ParsedText, generation: Generation, completion: Completion) -> Served:
+    generation, completion = cloud.generation, cloud.generation.completions[0]
     return Served(
-        text, parsed, completion.finish_reason, generation.version, generation.prompt_tokens, completion.tokens
+        completion.text,
+        cloud.parsed,
+        completion.finish_reason,
+        generation.version,
+        generation.prompt_tokens,
+        completion.tokens,
     )

@@ -26,7 +26,8 @@ class OffloadRecord:
 
     ``messages``, ``tools`` and ``tool_choice`` are JSON as the client sent it; ``draft``, ``cloud`` and ``answer`` are
     texts in the tool-call syntax. The log overwrites ``site`` and ``seq``. ``time_us`` is Unix time.
-    ``request_hash`` identifies the question: equal questions have equal hashes.
+    ``request_hash`` identifies the question: equal questions have equal hashes. ``draft_propensity`` was the
+    probability that a draft was begun; one that was not begun is empty, one that was abandoned is cut off.
     """
 
     site: str = ""
@@ -51,6 +52,7 @@ class OffloadRecord:
     route: str = Route.EDGE
     reason: str = Reason.SCORE_PASSED
     propensity: float = 0.0
+    draft_propensity: float = 1.0
     degraded: bool = False
     cloud: str | None = None
     cloud_error: str | None = None

@@ -6,40 +6,49 @@ A scorer belongs to one version of the weights; ``EdgeNode`` keeps one per versi
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from actors.engine import Completion
 from policies.calibration import Calibrator
 from policies.early import Running, ScoreBound
 from policies.errors import StoreError
+from policies.forecast import Forecast
 
 logger = logging.getLogger(__name__)
 
-CALIBRATOR_FILE = "calibrator.json"
+CALIBRATOR_FILE, FORECAST_FILE = "calibrator.json", "forecast.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """s = P(draft correct) for drafts of one version of the weights."""
+    """s = P(draft correct) for drafts of one version of the weights, and what can be forecast of it from a prompt."""
 
     calibrator: Calibrator
+    forecast: Forecast | None = None
 
     @classmethod
     def load(cls, directory: Path) -> Scorer:
-        """Read ``calibrator.json`` of a model version's directory.
+        """Read ``calibrator.json`` of a model version's directory, and ``forecast.json`` where there is one.
 
         Raises:
-            StoreError: the file is missing or is not a calibrator for the features computed here.
+            StoreError: a file is missing or was not made for what is computed here.
         """
-        path = directory / CALIBRATOR_FILE
-        try:
-            return cls(Calibrator.from_json(path.read_text(encoding="utf-8")))
-        except OSError as why:
-            raise StoreError(f"{path}: cannot be read ({why.strerror or why})") from why
-        except ValueError as why:
-            raise StoreError(f"{path}: {why}") from why
+        forecast = (
+            _read(directory / FORECAST_FILE, Forecast.from_json) if (directory / FORECAST_FILE).exists() else None
+        )
+        return cls(_read(directory / CALIBRATOR_FILE, Calibrator.from_json), forecast)
+
+    def save(self, directory: Path) -> None:
+        """Write what ``load`` reads beside the weights in ``directory``; a forecast of other weights goes."""
+        (directory / CALIBRATOR_FILE).write_text(self.calibrator.to_json(), encoding="utf-8")
+        (directory / FORECAST_FILE).unlink(missing_ok=True)
+        if self.forecast is not None:
+            (directory / FORECAST_FILE).write_text(self.forecast.to_json(), encoding="utf-8")
 
     def score(self, completion: Completion, valid: bool) -> float:
         """P(``completion`` correct) in [0, 1]; 0 for one the validity gate rejected or that came without logprobs."""
@@ -67,3 +76,12 @@ def first_scorer(directory: Path) -> Scorer:
         return Scorer.load(directory)
     logger.warning("%s has no %s: its scores are a guess until the first training round", directory, CALIBRATOR_FILE)
     return Scorer(Calibrator.guess())
+
+
+def _read(path: Path, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as why:
+        raise StoreError(f"{path}: cannot be read ({why.strerror or why})") from why
+    except ValueError as why:
+        raise StoreError(f"{path}: {why}") from why

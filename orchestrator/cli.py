@@ -93,6 +93,28 @@ def ask(
         typer.echo(line)
 
 
+@app.command()
+def replay(
+    log: Annotated[Path, typer.Argument(help="Directory of an offload log (by default var/log).")],
+    policy: Annotated[
+        list[str] | None, typer.Option("--policy", help="fixed:TAU, optimal, or a policy FILE.json; may be repeated.")
+    ] = None,
+    config: ConfigFile = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory for the frontier and the figures.")] = None,
+    suggest: Annotated[
+        str | None, typer.Option("--suggest", help="success=0.95, cost_usd_per_k=0.4 or offload=0.2.")
+    ] = None,
+) -> None:
+    """Say what other policies would have done with the requests in a log."""
+    from rich.console import Console
+
+    from orchestrator.replay.command import replay as run
+    from policies.policy_file import load_policy
+
+    settings = _config(config)
+    run(log, policy or [], settings.policy, out or settings.var / "replay", load_policy, Console(), suggest)
+
+
 def main() -> None:
     """Entry point of the ``netgpt`` command."""
     try:

@@ -66,6 +66,15 @@ class PolicyOptions(Options):
     floor: float = Field(default=0.0, ge=0, le=1)
     """For kind optimal: the threshold never falls below this."""
 
+    before: bool = True
+    """Whether a draft that would hardly be kept, judged by its prompt, is not begun."""
+
+    during: bool = True
+    """Whether a draft that can no longer be kept is abandoned, so that the cloud is asked sooner."""
+
+    explore: float = Field(default=0.05, ge=0, le=1)
+    """Share of the drafts not worth beginning that are made all the same, to notice when they would be kept."""
+
     objective: Objective = Objective(value_usd=0.02, second_usd=0.002, cloud_accuracy=0.97)
     """value_usd: worth of a correct answer. second_usd: price of a second. cloud_accuracy: P(cloud correct)."""
 

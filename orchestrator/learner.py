@@ -20,10 +20,10 @@ from actors.log_record import OffloadRecord, from_table
 from actors.model_store import ModelStore, ModelVersion
 from actors.offload_log import compact, read_log
 from actors.options import LearnerOptions
-from actors.scorer import CALIBRATOR_FILE, first_scorer
+from actors.scorer import Scorer, first_scorer
 from actors.training import TrainConfig, TrainingJob, TrainingOutcome
 from orchestrator.lessons import Lessons, as_sample, lessons
-from orchestrator.verdict import answered, calibrator, trial
+from orchestrator.verdict import answered, calibrator, forecast, trial
 from policies.errors import LogError, NetGPTError
 from policies.gate import GateResult, GateRules, judge
 
@@ -96,14 +96,15 @@ class Learner:
         outcome: TrainingOutcome,
         known: RoundReport,
     ) -> RoundReport:
-        old = first_scorer(parent.path).calibrator
-        rows = answered(found.trials, outcome, old)
+        old = first_scorer(parent.path)
+        rows = answered(found.trials, outcome, old.calibrator)
         gate = judge(trial(rows, outcome.drift_nats), self._rules())
         known = replace(known, gate=gate, figures=outcome.figures)
         if not gate.passed:
             return replace(known, reason=f"the gate refused: {gate.reason}")
         candidate = Path(outcome.candidate_dir)
-        (candidate / CALIBRATOR_FILE).write_text(calibrator(rows, old).to_json(), encoding="utf-8")
+        new = calibrator(rows, old.calibrator)
+        Scorer(new, forecast(rows, old.forecast, new)).save(candidate)
         meta = self._lineage(records, found, gate, outcome)
         version = self._store.publish(candidate, "edge", parent.version, meta)
         return replace(known, reason=f"published {version.version}: {gate.reason}", version=version)

@@ -25,6 +25,7 @@ from typing import Any
 import uvicorn
 
 from actors.build import build_cloud_leg, build_engine
+from actors.drafting import DraftOptions
 from actors.edge_node import EdgeNode, NodeOptions, Observer
 from actors.engine import Engine, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings, RemoteSettings
@@ -187,7 +188,7 @@ class EdgeSite:
             link=self._link,
             log=self._log,
             verify=verify,
-            options=NodeOptions(config.site.audit_rate, cloud_model=self._cloud_model),
+            options=_node_options(config, self._cloud_model),
             rng=random.Random(),
         )
         node.observers.extend(self._observers)
@@ -273,6 +274,12 @@ def _policy_builder(config: Config) -> Callable[[Snapshot], ThresholdPolicy]:
         return build_threshold(policy.kind, inputs)
 
     return build
+
+
+def _node_options(config: Config, cloud_model: str) -> NodeOptions:
+    policy = config.policy
+    drafting = DraftOptions(before=policy.before, during=policy.during, explore=policy.explore)
+    return NodeOptions(config.site.audit_rate, drafting=drafting, cloud_model=cloud_model)
 
 
 async def _edge_engine(options: EngineOptions, weights: Weights) -> Engine:

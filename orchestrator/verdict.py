@@ -10,6 +10,8 @@ drafts without one, for which the parent's calibrated score is believed (the sam
 another answer: at most what is left). Without the last kind every label would come from requests the parent found
 hard. Few labels move the parent's calibrator by two numbers only (``policies.recalibrate``), pulled towards no
 change.
+
+Forecast. What a prompt says about its draft is the parent's view of prompts with the candidate's scores.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actors.chat import ChatRequest
 from actors.training import Draft, TrainingOutcome
 from orchestrator.lessons import LABEL_WEIGHT_CAP, Case
 from policies.calibration import Calibrator
+from policies.forecast import MIN_SAMPLES, Forecast
 from policies.gate import Trial
 from policies.recalibrate import recalibrate
 from policies.score import features
 from policies.toolcalls import parse, same_answer
+
+FRESH = 200  # answers for a forecast from nothing: fewer teach no words
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,16 @@ def calibrator(rows: Sequence[Answered], parent: Calibrator) -> Calibrator:
         np.array([_target(a) for a in valid], dtype=np.float64),
         np.array([_weight(a.case) for a in valid], dtype=np.float64),
     )
+
+
+def forecast(rows: Sequence[Answered], parent: Forecast | None, scores: Calibrator) -> Forecast | None:
+    """The candidate's forecast from its answers as ``scores`` sees them; None where there are too few."""
+    if len(rows) < (FRESH if parent is None else MIN_SAMPLES):
+        return None
+    asked = [ChatRequest(a.case.messages, a.case.tools) for a in rows]
+    questions, tools = [request.question for request in asked], [len(request.tools) for request in asked]
+    found = np.array([_belief(a.case, a.candidate, scores) for a in rows], dtype=np.float64)
+    return parent.respread(questions, tools, found) if parent else Forecast.fit(questions, tools, found)
 
 
 def _belief(case: Case, draft: Draft, parent: Calibrator) -> float:

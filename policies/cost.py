@@ -6,7 +6,9 @@ only what the cloud adds is counted. kappa falls with bandwidth and rises with R
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, fields
+from operator import attrgetter, mul
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices, 
 
 MTOK = 1e6
 GB = 1e9
+_link, _prices, _speed, _work = (
+    attrgetter(*(field.name for field in fields(record))) for record in (LinkState, Prices, CloudSpeed, CloudWork)
+)
 DEAD_BPS = 1.0  # a link with no bandwidth is priced as one bit a second: absurdly late, yet a number
 
 
@@ -59,21 +64,7 @@ def unit_prices(state: RoutingState, speed: CloudSpeed, objective: Objective) ->
     Raises:
         ValueError: a figure is negative or not finite.
     """
-    link, prices, second = state.link, state.prices, objective.second_usd
-    nonnegative(second_usd=second, queue_s=state.queue_s)
-    nonnegative(**_named("link", link), **_named("prices", prices), **_named("speed", speed))
-    waiting = speed.round_trips * link.rtt_ms / 1e3 + state.queue_s + speed.ttft_s
-    transfer = prices.transfer_usd_per_gb / GB
-    return np.array(
-        [
-            prices.request_usd + second * waiting,
-            prices.input_usd_per_mtok / MTOK,
-            prices.cached_usd_per_mtok / MTOK,
-            prices.output_usd_per_mtok / MTOK + second * speed.per_token_s,
-            transfer + second * 8.0 / max(link.up_bps, DEAD_BPS),
-            transfer + second * 8.0 / max(link.down_bps, DEAD_BPS),
-        ]
-    )
+    return np.array(_units(state, speed, objective))
 
 
 def amounts(work: CloudWork) -> FloatArray:
@@ -82,16 +73,39 @@ def amounts(work: CloudWork) -> FloatArray:
     Raises:
         ValueError: an amount is negative or not finite, or more tokens are cached than sent.
     """
-    nonnegative(**_named("work", work))
-    if work.cached_tokens > work.input_tokens:
-        raise ValueError(f"work.cached_tokens must be <= work.input_tokens, got {work.cached_tokens}")
-    fresh = work.input_tokens - work.cached_tokens
-    return np.array([1.0, fresh, work.cached_tokens, work.output_tokens, work.up_bytes, work.down_bytes])
+    return np.array(_amounts(work))
 
 
 def kappa(work: CloudWork, state: RoutingState, speed: CloudSpeed, objective: Objective) -> float:
     """The price of asking the cloud in dollars: C_c + lambda * L_c."""
-    return float(unit_prices(state, speed, objective) @ amounts(work))
+    return float(sum(map(mul, _units(state, speed, objective), _amounts(work))))
+
+
+def _units(state: RoutingState, speed: CloudSpeed, objective: Objective) -> tuple[float, ...]:
+    link, prices, second = state.link, state.prices, objective.second_usd
+    given = (*_link(link), *_prices(prices), *_speed(speed), second, state.queue_s)
+    if not all(0.0 <= value < math.inf for value in given):
+        nonnegative(**_named("link", link), **_named("prices", prices), **_named("speed", speed))
+        nonnegative(second_usd=second, queue_s=state.queue_s)
+    waiting = speed.round_trips * link.rtt_ms / 1e3 + state.queue_s + speed.ttft_s
+    transfer = prices.transfer_usd_per_gb / GB
+    return (
+        prices.request_usd + second * waiting,
+        prices.input_usd_per_mtok / MTOK,
+        prices.cached_usd_per_mtok / MTOK,
+        prices.output_usd_per_mtok / MTOK + second * speed.per_token_s,
+        transfer + second * 8.0 / max(link.up_bps, DEAD_BPS),
+        transfer + second * 8.0 / max(link.down_bps, DEAD_BPS),
+    )
+
+
+def _amounts(work: CloudWork) -> tuple[float, ...]:
+    if not all(0.0 <= value < math.inf for value in _work(work)):
+        nonnegative(**_named("work", work))
+    if work.cached_tokens > work.input_tokens:
+        raise ValueError(f"work.cached_tokens must be <= work.input_tokens, got {work.cached_tokens}")
+    fresh = work.input_tokens - work.cached_tokens
+    return (1.0, fresh, work.cached_tokens, work.output_tokens, work.up_bytes, work.down_bytes)
 
 
 def _named(owner: str, record: CloudWork | LinkState | Prices | CloudSpeed) -> dict[str, float]:

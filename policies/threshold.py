@@ -1,19 +1,22 @@
 """How good a draft must be to stay at the edge: tau as a function of link, prices and work.
 
 ``OptimalThreshold`` is the closed form for a calibrated score (DESIGN section 5; our own formulation, consistent with
-the abstract of arXiv 2511.22217); ``FixedThreshold`` is the baseline that ignores the network. A draft is kept when
-its score >= tau. Choosing by name: ``build_threshold``.
+the abstract of arXiv 2511.22217); ``FixedThreshold`` is the baseline that ignores the network; ``FuncDyn`` and
+``PolicyNet`` were fitted on data and come out of a file (``policy_file``). A draft is kept when its score >= tau.
+Choosing by name: ``build_threshold``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from policies.checks import nonnegative, probability
 from policies.cost import kappa
 from policies.errors import BadConfig
+from policies.funcdyn import FuncDyn
+from policies.policynet import PolicyNet
 from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
 
 
@@ -68,17 +71,23 @@ class OptimalThreshold:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdInputs:
-    """Everything a threshold may be built from; each kind takes what it needs."""
+    """Everything a threshold may be built from; each kind takes what it needs.
+
+    ``fitted`` is what ``policy_file.load_policy`` read, for the kinds that are fitted on data.
+    """
 
     objective: Objective
     speed: CloudSpeed
     floor: float = 0.0
     fixed: float = 0.5
+    fitted: ThresholdPolicy | None = None
 
 
 THRESHOLDS: dict[str, Callable[[ThresholdInputs], ThresholdPolicy]] = {
     "fixed": lambda given: FixedThreshold(given.fixed),
     "optimal": lambda given: OptimalThreshold(given.objective, given.speed, given.floor),
+    "funcdyn": lambda given: _fitted("funcdyn", FuncDyn, given),
+    "policynet": lambda given: _fitted("policynet", PolicyNet, given),
 }
 
 
@@ -86,9 +95,19 @@ def build_threshold(kind: str, given: ThresholdInputs) -> ThresholdPolicy:
     """The threshold policy named ``kind``.
 
     Raises:
-        BadConfig: there is no such kind.
+        BadConfig: there is no such kind, or one that is fitted on data was given no such policy.
         ValueError: a number in ``given`` is out of range.
     """
     if kind not in THRESHOLDS:
         raise BadConfig(f"threshold kind {kind!r} is unknown: use one of {', '.join(sorted(THRESHOLDS))}")
     return THRESHOLDS[kind](given)
+
+
+def _fitted(kind: str, cls: type[FuncDyn] | type[PolicyNet], given: ThresholdInputs) -> ThresholdPolicy:
+    if not isinstance(given.fitted, cls):
+        found = "none" if given.fitted is None else f"a {type(given.fitted).__name__}"
+        raise BadConfig(
+            f"threshold kind {kind!r} needs the file of a fitted policy of that kind, got {found}. "
+            "Fix: write one with `netgpt train policy` and name it, or use kind optimal, which needs none"
+        )
+    return replace(given.fitted, floor=max(given.floor, given.fitted.floor))

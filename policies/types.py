@@ -24,6 +24,8 @@ class Reason(StrEnum):
     SCORE_PASSED = "score_passed"
     SCORE_BELOW = "score_below"
     DRAFT_INVALID = "draft_invalid"
+    DRAFT_SKIPPED = "draft_skipped"
+    DRAFT_ABANDONED = "draft_abandoned"
     LINK_DOWN = "link_down"
     CLOUD_FAILED = "cloud_failed"
 

@@ -27,6 +27,7 @@ from edge_fakes import (
 )
 
 from actors.chat import call_schema, closed
+from actors.drafting import DraftOptions
 from actors.edge_node import NodeOptions
 from actors.engine import Completion, Prompt, Sampling
 from policies.errors import BadRequest, ContextTooLong, EngineError, Refused, StoreError, Unreachable
@@ -233,7 +234,7 @@ async def test_the_best_valid_of_several_drafts_is_kept() -> None:
             texts = [(WEST, SURE), (SOUTH, UNSURE), (NORTH, SURE)]
             return replace(made, completions=tuple(Completion(t, p, "stop", 8) for t, p in texts[: sampling.n]))
 
-    kit = NodeKit(Several(), options=NodeOptions(audit_rate=0.0, drafts=3))
+    kit = NodeKit(Several(), options=NodeOptions(audit_rate=0.0, drafting=DraftOptions(samples=3)))
     assert (await kit.node.answer(ask())).served.text == NORTH
 
 

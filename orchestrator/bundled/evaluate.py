@@ -2,7 +2,7 @@
 
 Greedy answers through the engine that serves (vLLM), by model, difficulty and test set: task success (exact match after
 canonicalisation), schema validity and JSON validity without a grammar, and for the score (P(draft correct) of the
-model's calibrator) its AUROC and calibration error. ``--calibrate`` first fits the edge model's calibrator, on
+model's calibrator) its AUROC and calibration error. ``--calibrate`` first fits the edge model's scorer, on
 requests of the training split, and writes it beside the weights.
 """
 
@@ -22,15 +22,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from actors.chat import ChatRequest
 from actors.engine import Completion, Engine, Prompt, Sampling
 from actors.engine_settings import LocalSettings
-from actors.scorer import CALIBRATOR_FILE, first_scorer
+from actors.scorer import Scorer, first_scorer
 from actors.vllm_engine import VllmEngine
 from orchestrator.bundled.recipes import RECIPES, SELDOM
 from orchestrator.bundled.train import MODELS
 from orchestrator.tasks.generator import Split, Task, tasks
 from orchestrator.tasks.verify import is_correct, is_schema_valid
 from policies.calibration import Calibrator, auroc, ece
+from policies.forecast import Forecast
 from policies.score import features
 from policies.toolcalls import parse
 
@@ -69,7 +71,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(RECIPES), help="one model")
     parser.add_argument("--count", type=int, default=1000, help="requests of each test set")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--calibrate", action="store_true", help="fit and write the edge model's calibrator first")
+    parser.add_argument("--calibrate", action="store_true", help="fit and write the edge model's scorer first")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     if options.calibrate:
@@ -91,10 +93,10 @@ async def measure(path: Path, count: int, threads: int = 2) -> dict[str, Any]:
 
 
 async def calibrate(path: Path, count: int, threads: int = 2) -> None:
-    """Fit the model's calibrator on ``count`` requests of the training split and write it beside the weights."""
+    """Fit the model's scorer on ``count`` requests of the training split and write it beside the weights."""
     async with _engine(path, threads) as engine:
-        fitted = fit_calibrator(await answer(engine, _draw(Split.TRAIN, count)))
-    (path / CALIBRATOR_FILE).write_text(fitted.to_json())
+        answered = await answer(engine, _draw(Split.TRAIN, count))
+    fit_scorer(answered).save(path)
 
 
 @asynccontextmanager
@@ -127,6 +129,14 @@ def fit_calibrator(answered: Sequence[Answered]) -> Calibrator:
     """P(draft correct) from the draft's log-probabilities; valid drafts only, as the gate lets pass no other."""
     valid = [a for a in answered if a.is_valid]
     return Calibrator.fit(_features(valid), np.array([a.correct for a in valid]))
+
+
+def fit_scorer(answered: Sequence[Answered]) -> Scorer:
+    """The calibrator, and what can be forecast of its scores from the prompt alone."""
+    calibrator = fit_calibrator(answered)
+    scores = np.where([a.is_valid for a in answered], calibrator.predict(_features(answered)), 0.0)
+    questions = [ChatRequest(a.task.messages).question for a in answered]
+    return Scorer(calibrator, Forecast.fit(questions, [len(a.task.tools) for a in answered], scores))
 
 
 def summarise(answered: Sequence[Answered], calibrator: Calibrator) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The plots are SVG drawn by matplotlib, the page is a Jinja template; nothing is 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +18,10 @@ from matplotlib.ticker import NullFormatter
 from orchestrator.demo.play import Outcome
 from orchestrator.demo.reference import Point
 from orchestrator.demo.summary import PhaseResult
+from orchestrator.plots import INK, STYLE, as_svg
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
-EDGE, CLOUD, INK = "#0b7285", "#e8590c", "#495057"
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "netgpt",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
+EDGE, CLOUD = "#0b7285", "#e8590c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +37,7 @@ def write_report(
     path: Path, summary: Mapping[str, Any], phases: Sequence[PhaseResult], frontier: Mapping[str, Sequence[Point]]
 ) -> None:
     """Draw everything and write the page."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         plots = [
             Plot(
                 "Threshold and link over time", "What was measured of the link, and the τ that followed.", _link(phases)
@@ -84,7 +71,7 @@ def _link(phases: Sequence[PhaseResult]) -> str:
     for axes in rows[1:].flat:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _shade(axes: Any, seen: Sequence[Outcome], start: float) -> None:
@@ -109,7 +96,7 @@ def _frontier(frontier: Mapping[str, Sequence[Point]]) -> str:
     axes.set_xlabel("price of a request, thousandths of a dollar")
     axes.set_ylabel("success")
     axes.legend()
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _offload(summary: Mapping[str, Any]) -> str:
@@ -126,7 +113,7 @@ def _offload(summary: Mapping[str, Any]) -> str:
     axes.set_xticks([n + 0.19 for n in range(len(links))], links)
     axes.set_ylabel("share sent to the cloud")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _latency(phases: Sequence[PhaseResult]) -> str:
@@ -142,11 +129,4 @@ def _latency(phases: Sequence[PhaseResult]) -> str:
     axes.set_xlabel("milliseconds")
     axes.set_ylabel("share answered")
     axes.legend()
-    return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    figure.tight_layout()
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()[out.getvalue().index("<svg") :]
+    return as_svg(figure)

@@ -12,7 +12,7 @@ import matplotlib
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
-from orchestrator.demo.report import _STYLE, _svg
+from orchestrator.plots import STYLE, as_svg
 from orchestrator.replay.results import CONFIDENCE, Results
 from orchestrator.replay.tables import COLUMNS, cells, notes
 from policies.replay import Figures
@@ -47,9 +47,9 @@ PAGE = """<!doctype html>
 
 def write_frontier(directory: Path, found: Results) -> None:
     """Draw the frontier into ``directory``."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = _figure(found)
-        svg = _svg(figure)
+        svg = as_svg(figure)
         figure.savefig(directory / "frontier.png", dpi=160)
     rows = [cells(row) for row in found.rows]
     page = Environment(autoescape=True).from_string(PAGE)

@@ -1,0 +1,166 @@
+"""The edge's own proposals: whether one is begun, made to the end, and what it scores.
+
+``Drafter`` belongs to one node: its engine, the scorers of its weights, and the pace it has seen. ``propose`` applies
+the decisions before and during a draft (``policies.decide``) against an ``Outlook``, what asking the cloud is worth
+now; ``draft`` makes one to the end whatever it costs; ``strict`` is the grammar-bound last resort.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from actors.answer import Draft, Served
+from actors.chat import ChatRequest, closed
+from actors.draft_pace import DraftPace
+from actors.engine import Completion, Engine, Generation, Watch
+from actors.site_rules import Scorers
+from policies.decide import Patience, worth_going_on
+from policies.errors import EngineError, NetGPTError
+from policies.toolcalls import parse
+from policies.types import CloudWork, Objective, ParsedText, Reason
+
+logger = logging.getLogger(__name__)
+
+BYTES_PER_TOKEN = 4  # only for a prompt the edge model could not read: a cautious guess of its length
+NOTHING = Completion("", (), "abandoned", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftOptions:
+    """How drafts are made.
+
+    Args:
+        samples: per request, the best by score counts; more than one helps only at a temperature above 0.
+        before: whether a draft that would almost surely be rejected is not begun.
+        during: whether a draft that can no longer be kept is abandoned.
+        explore: share of the drafts not worth beginning that are made all the same, so that the log can tell
+            when that judgement has become wrong.
+    """
+
+    samples: int = 1
+    before: bool = True
+    during: bool = True
+    explore: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a draft competes with: the threshold it will meet, as far as known before it, and what time is worth."""
+
+    threshold: float
+    objective: Objective
+
+
+class Drafter:
+    """Makes the drafts of one node.
+
+    Args:
+        engine: the edge model.
+        scorers: by version of its weights.
+        version: says which weights are live.
+        clock: monotonic seconds; ``rng`` draws the explorations.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scorers: Scorers,
+        options: DraftOptions,
+        version: Callable[[], str],
+        clock: Callable[[], float] = time.perf_counter,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._engine, self._scorers, self._options = engine, scorers, options
+        self._version, self._clock, self._rng = version, clock, rng or random.Random()
+        self.pace = DraftPace()
+
+    def expected_work(self, request: ChatRequest, up_overhead: int, down_overhead: int) -> CloudWork:
+        """What the cloud would have to do, before there is a draft: a long answer, so that tau is not overrated."""
+        tokens, prompt = self.pace.long_draft, round(self.pace.tokens_per_byte * len(request.payload))
+        down = round(tokens * BYTES_PER_TOKEN) + down_overhead
+        return CloudWork(len(request.payload) + up_overhead, down, prompt, round(tokens))
+
+    async def propose(self, request: ChatRequest, outlook: Outlook | None) -> Draft:
+        """A draft, as far as it is worth making; ``outlook`` None says that there is nothing to fall back on."""
+        if outlook is None:
+            return await self.draft(request)
+        explored = 1.0
+        if self._options.before and not self._worth_beginning(request, outlook):
+            explored = self._options.explore
+            if self._rng.random() >= explored:
+                why = "not begun: it would hardly be kept"
+                return self._unfinished(request, why, Reason.DRAFT_SKIPPED, explored)
+        return replace(await self.draft(request, self._watch(request, outlook)), propensity=explored)
+
+    async def draft(self, request: ChatRequest, watch: Watch | None = None) -> Draft:
+        """The best of the edge model's proposals; an edge engine that fails proposes nothing valid."""
+        sampling = replace(request.sampling, n=self._options.samples, watch=watch)
+        began = self._clock()
+        try:
+            generation = await self._engine.generate(request.prompt, sampling)
+        except EngineError as why:
+            logger.warning("the edge model failed, request %s goes to the cloud: %s", request.request_id, why)
+            return self._unfinished(request, f"the edge model failed: {why}", Reason.DRAFT_INVALID, 1.0)
+        seconds = self._clock() - began
+        self.pace.observe(generation, seconds, len(request.payload))
+        drafts = [self._judged(request, generation, completion, seconds) for completion in generation.completions]
+        return max(drafts, key=lambda draft: (draft.error is None, draft.score))
+
+    async def strict(self, request: ChatRequest, draft: str) -> Served | None:
+        """The last resort where a grammar can say what is valid: an answer whose score would mean nothing."""
+        prompt = request.strict_prompt(draft)
+        if prompt is None:
+            return None
+        try:
+            generation = await self._engine.generate(prompt, request.sampling)
+        except NetGPTError as why:
+            logger.warning("no draft under a grammar for request %s: %s", request.request_id, why)
+            return None
+        completion = generation.completions[0]
+        text = closed(completion.text)
+        parsed = parse(text)
+        if request.problem(parsed):
+            return None
+        return Served(
+            text, parsed, completion.finish_reason, generation.version, generation.prompt_tokens, completion.tokens
+        )
+
+    def _worth_beginning(self, request: ChatRequest, outlook: Outlook) -> bool:
+        forecast = self._scorers.of(self._version()).forecast
+        if forecast is None or not self.pace.known:
+            return True
+        gain = forecast.gain(request.question, len(request.shown_tools), outlook.threshold)
+        return worth_going_on(gain, self.pace.draft_s, outlook.objective)
+
+    def _watch(self, request: ChatRequest, outlook: Outlook) -> Watch | None:
+        if not self._options.during or self._options.samples > 1 or not self.pace.known:
+            return None
+        return Patience(
+            self._scorers.of(self._version()).bound,
+            outlook.threshold,
+            outlook.objective,
+            request.sampling.max_tokens,
+            self.pace.draft_tokens,
+            self.pace.token_s,
+        )
+
+    def _unfinished(self, request: ChatRequest, why: str, reason: Reason, propensity: float) -> Draft:
+        guess = len(request.payload) // BYTES_PER_TOKEN
+        return Draft(NOTHING, ParsedText(""), why, 0.0, self._version(), guess, 0.0, reason, propensity)
+
+    def _judged(self, request: ChatRequest, generation: Generation, completion: Completion, seconds: float) -> Draft:
+        parsed = parse(completion.text)
+        problem: str | None
+        unusable: Reason | None
+        if completion.finish_reason == "abandoned":
+            problem, unusable = "abandoned: it could no longer be kept", Reason.DRAFT_ABANDONED
+        else:
+            problem = request.problem(parsed)
+            unusable = Reason.DRAFT_INVALID if problem else None
+        score = self._scorers.of(generation.version).score(completion, valid=problem is None)
+        version, prompt_tokens = generation.version, generation.prompt_tokens
+        return Draft(completion, parsed, problem, score, version, prompt_tokens, seconds, unusable)

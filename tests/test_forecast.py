@@ -1,0 +1,86 @@
+"""What a prompt says about its draft: a spread of scores, the worth of a draft, and files that cannot be misread."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.forecast import MIN_SAMPLES, Forecast, ScoreSpread
+from policies.score import FloatArray
+
+unit = st.floats(0, 1)
+
+
+def scores(n: int = 4000, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+    """p(x), and scores spread around it."""
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0.05, 0.95, n)
+    return p, rng.beta(8 * p, 8 * (1 - p))
+
+
+SPREAD = ScoreSpread.fit(*scores())
+
+
+@given(unit, unit, unit)
+def test_a_draft_is_worth_less_against_a_higher_threshold(p: float, a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    assert 0.0 <= SPREAD.gain(p, high) <= SPREAD.gain(p, low) <= 1.0
+
+
+@pytest.mark.parametrize("tau", [0.2, 0.5, 0.8])
+def test_the_worth_is_what_drafts_of_such_prompts_really_win(tau: float) -> None:
+    p, s = scores(20_000, seed=1)
+    for low in (0.1, 0.45, 0.8):
+        near = (p > low) & (p < low + 0.1)
+        promised = np.mean([SPREAD.gain(value, tau) for value in p[near]])
+        assert promised == pytest.approx(np.maximum(s[near] - tau, 0.0).mean(), abs=0.03)
+
+
+def test_equal_predictions_are_one_bin() -> None:
+    spread = ScoreSpread.fit(np.full(100, 0.5), np.linspace(0, 1, 100))
+    assert spread.gain(0.1, 0.0) == spread.gain(0.9, 0.0) == pytest.approx(0.5, abs=0.01)
+
+
+def test_too_few_drafts_are_refused_with_their_number() -> None:
+    with pytest.raises(ValueError, match=f"at least {MIN_SAMPLES}.*got 10"):
+        ScoreSpread.fit(np.zeros(10), np.zeros(10))
+
+
+EASY, HARD = (
+    [f"set the alarm to {n} please" for n in range(100)],
+    [f"weigh option {n} against peers" for n in range(100)],
+)
+FORECAST = Forecast.fit(EASY + HARD, [3] * 200, np.array([0.95] * 100 + [0.1] * 100))
+
+
+def test_the_words_tell_easy_prompts_from_hard_ones() -> None:
+    assert FORECAST.gain("set the alarm to 7 please", 3, 0.5) > 0.3
+    assert FORECAST.gain("weigh option 7 against peers", 3, 0.5) < 0.02
+
+
+def test_new_weights_that_became_good_at_hard_prompts_make_them_worth_drafting() -> None:
+    better = FORECAST.respread(EASY + HARD, [3] * 200, np.full(200, 0.95))
+    assert better.gain("weigh option 7 against peers", 3, 0.5) > 0.3
+
+
+def test_json_gives_the_same_forecast_back() -> None:
+    again = Forecast.from_json(FORECAST.to_json())
+    for question in (EASY[3], HARD[5], "something else"):
+        assert again.gain(question, 3, 0.4) == pytest.approx(FORECAST.gain(question, 3, 0.4), abs=1e-3)
+
+
+@pytest.mark.parametrize("broken", ["", "{}", "[]", '{"prompt": {}, "spread": {}}'])
+def test_what_is_no_forecast_is_refused(broken: str) -> None:
+    with pytest.raises(ValueError, match="not a"):
+        Forecast.from_json(broken)
+
+
+def test_scores_outside_zero_and_one_are_refused() -> None:
+    data = json.loads(FORECAST.to_json())
+    data["spread"]["quantiles"][0][0] = 2.0
+    with pytest.raises(ValueError, match="quantiles"):
+        Forecast.from_json(json.dumps(data))
