@@ -7,13 +7,14 @@ not), ``Answer`` (what was served). Frozen; ``to_record`` is the only way from h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from actors.chat import ChatRequest
 from actors.engine import Completion, FinishReason, Generation
 from actors.log_record import OffloadRecord
 from policies.control import Snapshot
 from policies.toolcalls import compact
-from policies.types import Decision, LinkState, ParsedText, Reason, Route
+from policies.types import Decision, ParsedText, Reason, Route, RoutingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Draft:
 class Situation:
     """What the decision was made with, besides the draft."""
 
-    link: LinkState
+    state: RoutingState
     snapshot: Snapshot
     policy: str
     threshold: float
@@ -79,6 +80,18 @@ class Served:
     prompt_tokens: int
     tokens: int
 
+    @classmethod
+    def draft(cls, draft: Draft) -> Self:
+        """A draft that may be served."""
+        text, finish, tokens = draft.completion.text, draft.completion.finish_reason, draft.completion.tokens
+        return cls(text, draft.parsed, finish, draft.version, draft.prompt_tokens, tokens)
+
+    @classmethod
+    def generation(cls, generation: Generation, text: str, parsed: ParsedText) -> Self:
+        """The first completion of ``generation``, as ``text``."""
+        finish, tokens = generation.completions[0].finish_reason, generation.completions[0].tokens
+        return cls(text, parsed, finish, generation.version, generation.prompt_tokens, tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -101,7 +114,7 @@ class Answer:
     @property
     def degraded(self) -> bool:
         """Whether the draft stands in for an answer of the cloud."""
-        return self.reason in (Reason.LINK_DOWN, Reason.CLOUD_FAILED)
+        return self.reason in (Reason.LINK_DOWN, Reason.CLOUD_FAILED, Reason.CAP_REACHED)
 
     @property
     def cost_usd(self) -> float:
@@ -135,7 +148,7 @@ def to_record(answer: Answer, cloud: CloudCall | None, time_s: float) -> Offload
         threshold=answer.decision.threshold,
         policy=situation.policy,
         prices=situation.snapshot.prices,
-        link=situation.link,
+        link=situation.state.link,
         route=str(answer.route),
         reason=str(answer.reason),
         propensity=answer.decision.propensity,

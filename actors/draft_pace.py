@@ -16,7 +16,7 @@ class DraftPace:
 
     def __init__(self) -> None:
         self._drafts = 0
-        self.draft_s = self.draft_tokens = self.token_s = self.tokens_per_byte = 0.0
+        self.draft_s = self.draft_tokens = self.tokens_per_byte = 0.0
         self._spread = 0.0
 
     @property
@@ -40,5 +40,4 @@ class DraftPace:
         self._spread += share * ((1.0 - share) * off**2 - self._spread)
         self.draft_tokens += share * off
         self.draft_s += share * (seconds - self.draft_s)
-        self.token_s += share * (seconds / completion.tokens - self.token_s)
         self.tokens_per_byte += share * (generation.prompt_tokens / max(prompt_bytes, 1) - self.tokens_per_byte)

@@ -18,7 +18,7 @@ from actors.chat import ChatRequest, closed
 from actors.draft_pace import DraftPace
 from actors.engine import Completion, Engine, Generation, Watch
 from actors.site_rules import Scorers
-from policies.decide import Patience, worth_going_on
+from policies.decide import Patience, worth_making
 from policies.errors import EngineError, NetGPTError
 from policies.toolcalls import parse
 from policies.types import CloudWork, Objective, ParsedText, Reason
@@ -120,33 +120,22 @@ class Drafter:
         except NetGPTError as why:
             logger.warning("no draft under a grammar for request %s: %s", request.request_id, why)
             return None
-        completion = generation.completions[0]
-        text = closed(completion.text)
+        text = closed(generation.completions[0].text)
         parsed = parse(text)
-        if request.problem(parsed):
-            return None
-        return Served(
-            text, parsed, completion.finish_reason, generation.version, generation.prompt_tokens, completion.tokens
-        )
+        return None if request.problem(parsed) else Served.generation(generation, text, parsed)
 
     def _worth_beginning(self, request: ChatRequest, outlook: Outlook) -> bool:
         forecast = self._scorers.of(self._version()).forecast
         if forecast is None or not self.pace.known:
             return True
         gain = forecast.gain(request.question, len(request.shown_tools), outlook.threshold)
-        return worth_going_on(gain, self.pace.draft_s, outlook.objective)
+        return worth_making(gain, self.pace.draft_s, outlook.objective)
 
     def _watch(self, request: ChatRequest, outlook: Outlook) -> Watch | None:
         if not self._options.during or self._options.samples > 1 or not self.pace.known:
             return None
-        return Patience(
-            self._scorers.of(self._version()).bound,
-            outlook.threshold,
-            outlook.objective,
-            request.sampling.max_tokens,
-            self.pace.draft_tokens,
-            self.pace.token_s,
-        )
+        bound = self._scorers.of(self._version()).bound
+        return Patience(bound, outlook.threshold, request.sampling.max_tokens)
 
     def _unfinished(self, request: ChatRequest, why: str, reason: Reason, propensity: float) -> Draft:
         guess = len(request.payload) // BYTES_PER_TOKEN

@@ -22,6 +22,7 @@ from actors.answer import Answer, CloudCall, Draft, Served, Situation, to_record
 from actors.chat import ChatRequest
 from actors.drafting import Drafter, DraftOptions, Outlook
 from actors.engine import Engine, Generation
+from actors.limits import LimitOptions, Limits
 from actors.log_record import OffloadRecord
 from actors.node_counts import NodeCounts
 from actors.site_rules import Scorers, SiteRules
@@ -30,11 +31,12 @@ from policies.cost import cloud_cost_usd
 from policies.decide import decide
 from policies.errors import NetGPTError, Refused, Unreachable
 from policies.toolcalls import parse
-from policies.types import CloudWork, Decision, LinkState, Prices, Reason, Route, RoutingState
+from policies.types import CloudWork, Decision, LinkState, Reason, Route, RoutingState
 
 logger = logging.getLogger(__name__)
 
 UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES = 400, 600  # HTTP headers and OpenAI's envelope around prompt and answer
+AUDIT_UPLOAD_S = 1.0  # an upload that takes longer would hold up the next request's
 UNAVAILABLE = 503
 
 
@@ -106,6 +108,7 @@ class EdgeNode:
         scorers: the scorer of that version, and room for the next.
         cloud: the cloud leg; None makes the site edge-only.
         rules: snapshot and threshold policy.
+        limits: budgets, caps and guarantees; None for none, not even a watch for drift.
         link, log: see the protocols above.
         verify: checks a version's directory against its checksum before a swap.
         clock: monotonic seconds; ``wall`` is Unix time; ``rng`` draws the audits.
@@ -122,6 +125,7 @@ class EdgeNode:
         link: Link,
         log: Log,
         verify: Callable[[Path, str], None],
+        limits: Limits | None = None,
         options: NodeOptions | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.time,
@@ -132,9 +136,11 @@ class EdgeNode:
         self.counts = NodeCounts()
         self._cloud, self._link, self._log = cloud, link, log
         self._clock, self._wall, self._rng = clock, wall, rng or random.Random()
+        self.limits = limits or _unlimited(rules)
         self._swapper = Swapper(engine, weights, scorers, verify, clock)
         self._drafter = Drafter(engine, scorers, self.options.drafting, lambda: self.version, clock, self._rng)
-        self._audits: set[asyncio.Task[None]] = set()  # at most options.audit_limit, see _situation
+        self._audits: set[asyncio.Task[None]] = set()  # at most options.audit_limit, see _has_room
+        self._offloading = 0  # calls to the cloud that clients wait for
 
     @property
     def version(self) -> str:
@@ -152,7 +158,7 @@ class EdgeNode:
         try:
             draft = await self._drafter.propose(request, self._outlook(request))
             situation = self._situation(_work(request, draft))
-            decision = self._decide(draft, situation)
+            decision = self._decide(request, draft, situation)
             answer = await self._settle(request, draft, situation, decision)
         except (asyncio.CancelledError, NetGPTError) as why:
             self.counts.failed(why)
@@ -181,7 +187,8 @@ class EdgeNode:
         """Every figure of the site by name: requests, last decision, link, log and its lag, money."""
         log = self._log.gauges()
         lag = log.get("log_seq", 0.0) - log.get("log_durable_seq", 0.0)
-        return {**self.counts.gauges(self.version), **self._link.gauges(), **log, "log_lag": lag}
+        own = {**self.counts.gauges(self.version), **self.limits.gauges()}
+        return {**own, **self._link.gauges(), **log, "log_lag": lag}
 
     def _outlook(self, request: ChatRequest) -> Outlook | None:
         """What a draft will have to compete with; None where the cloud could not be asked."""
@@ -194,31 +201,58 @@ class EdgeNode:
     def _situation(self, work: CloudWork) -> Situation:
         link = self._link.state()
         snapshot, policy = self.rules.current()
-        edge_only = self._cloud is None
-        threshold = 0.0 if edge_only else policy.threshold(RoutingState(link, snapshot.prices), work)
-        can_audit = not edge_only and link.up and len(self._audits) < self.options.audit_limit
-        audit_rate = self.options.audit_rate if can_audit else 0.0
-        return Situation(link, snapshot, self.rules.kind, threshold, audit_rate)
+        state = RoutingState(link, snapshot.prices, budget_left=self.limits.budget_left)
+        if self._cloud is None:
+            return Situation(state, snapshot, self.rules.kind, 0.0, 0.0)
+        tau = self.limits.threshold(policy.threshold(state, work), state, work, snapshot.objective)
+        audit_rate = self.options.audit_rate if self._has_room(link, work) else 0.0
+        return Situation(state, snapshot, self.rules.kind, tau, audit_rate)
 
-    def _decide(self, draft: Draft, situation: Situation) -> Decision:
-        link_up = situation.link.up or self._cloud is None
-        return decide(draft.score, draft.unusable, situation.threshold, link_up, situation.audit_rate)
+    def _has_room(self, link: LinkState, work: CloudWork) -> bool:
+        """Whether the link can carry an audit that no request would feel."""
+        quick = 8.0 * work.up_bytes <= AUDIT_UPLOAD_S * link.up_bps
+        return link.up and quick and not self._offloading and len(self._audits) < self.options.audit_limit
+
+    def _decide(self, request: ChatRequest, draft: Draft, situation: Situation) -> Decision:
+        link_up = situation.state.link.up or self._cloud is None
+        made = decide(draft.score, draft.unusable, situation.threshold, link_up, situation.audit_rate)
+        if made.route is Route.CLOUD and not self.limits.allow(self._most_usd(request, draft, situation)):
+            return replace(made, route=Route.EDGE, reason=Reason.CAP_REACHED, propensity=0.0)
+        return made
+
+    def _most_usd(self, request: ChatRequest, draft: Draft, situation: Situation) -> float:
+        """What an offload costs if its answer is as long as it may be."""
+        work = replace(_work(request, draft), output_tokens=request.sampling.max_tokens)
+        return cloud_cost_usd(work, situation.snapshot.prices)
 
     async def _settle(self, request: ChatRequest, draft: Draft, situation: Situation, decision: Decision) -> Answer:
         """Carry the decision out; where the cloud fails, the best valid draft stands in."""
         route, reason, cloud = decision.route, decision.reason, None
         if decision.route is Route.CLOUD:
-            cloud = await self._ask_cloud(request, situation.snapshot.prices)
+            cloud = await self._offload(request, draft, situation)
             if cloud.error is not None:
                 route, reason = Route.EDGE, Reason.CLOUD_FAILED
         if cloud and cloud.error is None:
-            served = _from_cloud(cloud)
+            assert cloud.generation is not None and cloud.parsed is not None
+            served = Served.generation(cloud.generation, cloud.generation.completions[0].text, cloud.parsed)
         else:
             draft = draft if draft.whole else await self._drafter.draft(request)
             served = await self._from_edge(request, draft, cloud)
         return Answer(request, situation, draft, decision, served, route, reason, 0.0, cloud)
 
-    async def _ask_cloud(self, request: ChatRequest, prices: Prices) -> CloudCall:
+    async def _offload(self, request: ChatRequest, draft: Draft, situation: Situation) -> CloudCall:
+        """A call that a client waits for, within the caps."""
+        self._offloading += 1
+        cost_usd = most_usd = self._most_usd(request, draft, situation)
+        try:
+            cloud = await self._ask_cloud(request, situation.state)
+            cost_usd = cloud.cost_usd
+        finally:
+            self._offloading -= 1
+            self.limits.settle(most_usd, cost_usd)
+        return cloud
+
+    async def _ask_cloud(self, request: ChatRequest, state: RoutingState) -> CloudCall:
         """What the cloud answers; an answer the validity gate rejects is an error too, but a paid one."""
         began, model = self._clock(), self.options.cloud_model
         try:
@@ -231,21 +265,26 @@ class EdgeNode:
             return CloudCall(model, seconds, error=f"{type(why).__name__}: {why}")
         seconds = self._clock() - began
         self._link.observe_offload(generation.up_bytes, generation.down_bytes, seconds, None, True)
+        work = _done(generation)
+        self.limits.offloaded(work, state, seconds)
+        self.rules.learn(self.limits.speed)
         parsed = parse(generation.completions[0].text)
-        return CloudCall(model, seconds, generation, parsed, request.problem(parsed), _paid(generation, prices))
+        paid_usd = cloud_cost_usd(work, state.prices)
+        return CloudCall(model, seconds, generation, parsed, request.problem(parsed), paid_usd)
 
     async def _from_edge(self, request: ChatRequest, draft: Draft, cloud: CloudCall | None) -> Served:
         if draft.error is None:
-            return _from_draft(draft)
+            return Served.draft(draft)
         strict = await self._drafter.strict(request, draft.completion.text)
         if strict is not None:
             return strict
-        why_not = cloud.error if cloud else "the link is down"
+        why_not = cloud.error if cloud else "the link is down, or a cap is reached"
         raise Refused(f"no answer: the cloud is not to be had ({why_not}), nor a valid draft", UNAVAILABLE)
 
     def _finish(self, answer: Answer) -> None:
         """Log now, or after the audit if this answer is drawn for one."""
         self.counts.answered(answer)
+        self.limits.answered(answer)
         for observer in self.observers:
             observer.answered(answer)
         kept = answer.reason is Reason.SCORE_PASSED
@@ -260,12 +299,13 @@ class EdgeNode:
         """Ask the cloud what it would have answered, for the log alone."""
         found = CloudCall(self.options.cloud_model, 0.0, error="the audit was cut off")
         try:
-            found = await self._ask_cloud(answer.request, answer.situation.snapshot.prices)
+            found = await self._ask_cloud(answer.request, answer.situation.state)
         finally:
             self.counts.audited(found)
             self._record(answer, found)
 
     def _record(self, answer: Answer, cloud: CloudCall | None) -> None:
+        self.limits.labelled(answer, cloud)
         try:
             self._log.append(to_record(answer, cloud, self._wall()))
         except Exception:  # whatever a log does, the client has its answer
@@ -280,29 +320,13 @@ def _work(request: ChatRequest, draft: Draft) -> CloudWork:
     return CloudWork(up, down, draft.prompt_tokens, draft.completion.tokens)
 
 
-def _paid(generation: Generation, prices: Prices) -> float:
+def _done(generation: Generation) -> CloudWork:
+    """What the cloud did."""
     tokens = sum(completion.tokens for completion in generation.completions)
     cached = min(generation.cached_tokens, generation.prompt_tokens)
-    work = CloudWork(generation.up_bytes, generation.down_bytes, generation.prompt_tokens, tokens, cached)
-    return cloud_cost_usd(work, prices)
+    return CloudWork(generation.up_bytes, generation.down_bytes, generation.prompt_tokens, tokens, cached)
 
 
-def _from_draft(draft: Draft) -> Served:
-    completion = draft.completion
-    return Served(
-        completion.text, draft.parsed, completion.finish_reason, draft.version, draft.prompt_tokens, completion.tokens
-    )
-
-
-def _from_cloud(cloud: CloudCall) -> Served:
-    assert cloud.generation is not None
-    assert cloud.parsed is not None
-    generation, completion = cloud.generation, cloud.generation.completions[0]
-    return Served(
-        completion.text,
-        cloud.parsed,
-        completion.finish_reason,
-        generation.version,
-        generation.prompt_tokens,
-        completion.tokens,
-    )
+def _unlimited(rules: SiteRules) -> Limits:
+    snapshot, _ = rules.current()
+    return Limits(LimitOptions(safe_threshold=0.0), snapshot.objective, snapshot.speed)

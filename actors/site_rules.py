@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from actors.scorer import Scorer
 from policies.control import Held, Snapshot, in_force
 from policies.threshold import ThresholdPolicy
+from policies.types import CloudSpeed
 
 logger = logging.getLogger(__name__)
 
+SPEED_STEP = 0.05  # relative change of the cloud's speed that is worth building the policy anew
 KEPT_SCORERS = 4  # drafts in flight span two versions, a roll-back three; the oldest beyond that is forgotten
 
 
@@ -40,16 +43,27 @@ class SiteRules:
         self._default, self._build, self._clock = default, build, clock
         self._default_policy = build(default)
         self._held: tuple[Held, ThresholdPolicy] | None = None
+        self._speed: CloudSpeed | None = None
 
     def apply(self, snapshot: Snapshot) -> None:
         """Decide with ``snapshot`` from now on; one that makes no sense is counted and ignored."""
         try:
-            policy = self._build(snapshot)
+            policy = self._build(replace(snapshot, speed=self._speed or snapshot.speed))
         except ValueError as why:
             self.refused += 1
             logger.error("snapshot %d is ignored: %s", snapshot.seq, why)
             return
         self._held = Held(snapshot, self._clock()), policy
+
+    def learn(self, speed: CloudSpeed) -> None:
+        """Take the cloud's speed as measured here, whatever a snapshot says of it."""
+        known = self.current()[0].speed if self._speed is None else self._speed
+        if not _differ(known, speed):
+            return
+        self._speed = speed
+        self._default_policy = self._build(replace(self._default, speed=speed))
+        if self._held is not None:
+            self._held = self._held[0], self._build(replace(self._held[0].snapshot, speed=speed))
 
     def current(self) -> tuple[Snapshot, ThresholdPolicy]:
         """The snapshot in force now, and its policy."""
@@ -58,6 +72,12 @@ class SiteRules:
             if in_force(held, self._default, self._clock()) is held.snapshot:
                 return held.snapshot, policy
         return self._default, self._default_policy
+
+
+def _differ(known: CloudSpeed, now: CloudSpeed) -> bool:
+    """Whether a policy built for ``known`` would notice."""
+    pairs = ((known.ttft_s, now.ttft_s), (known.per_token_s, now.per_token_s))
+    return any(abs(a - b) > SPEED_STEP * max(a, b) for a, b in pairs)
 
 
 class Scorers:

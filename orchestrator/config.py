@@ -67,7 +67,7 @@ class PolicyOptions(Options):
     """For kind optimal: the threshold never falls below this."""
 
     before: bool = True
-    """Whether a draft that would hardly be kept, judged by its prompt, is not begun."""
+    """Whether a draft that would hardly be kept, judged by its prompt, is not begun (kind fixed begins all)."""
 
     during: bool = True
     """Whether a draft that can no longer be kept is abandoned, so that the cloud is asked sooner."""

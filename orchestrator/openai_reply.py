@@ -74,7 +74,7 @@ def netgpt(answer: Answer) -> Json:
             "cloud": answer.cloud.seconds * 1e3 if answer.cloud else 0.0,
             "total": answer.seconds * 1e3,
         },
-        "link": asdict(answer.situation.link),
+        "link": asdict(answer.situation.state.link),
     }
 
 

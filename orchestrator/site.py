@@ -278,7 +278,9 @@ def _policy_builder(config: Config) -> Callable[[Snapshot], ThresholdPolicy]:
 
 def _node_options(config: Config, cloud_model: str) -> NodeOptions:
     policy = config.policy
-    drafting = DraftOptions(before=policy.before, during=policy.during, explore=policy.explore)
+    drafting = DraftOptions(
+        before=policy.before and policy.kind != "fixed", during=policy.during, explore=policy.explore
+    )
     return NodeOptions(config.site.audit_rate, drafting=drafting, cloud_model=cloud_model)
 
 

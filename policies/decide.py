@@ -1,10 +1,10 @@
-"""The three decisions: is a draft worth making, is it worth finishing, is it good enough. One expected-utility rule.
+"""The three decisions: is a draft worth making, can it still be kept, is it good enough.
 
-A draft costs its time and wins V * (s - tau)+ over the cloud, because tau is where edge and cloud are worth the same
-(DESIGN section 5): so it is worth going on while ``V * E[(s - tau)+] > lambda * seconds left``. *Before* it the
-expectation is a forecast from the prompt, *during* it a sure bound on s, *after* it s itself with no time left: keep
-when s >= tau. Pure; nothing else decides a route. The propensity says how probable it was that the log learns the
-cloud's answer, so that estimates on the log can be unbiased.
+One rule of expected utility. A draft wins V * (s - tau)+ over the cloud, because tau is where both are worth the same
+(DESIGN section 5), and costs its time. *Before* it is made, s is a forecast from the prompt: it is worth making while
+``V * E[(s - tau)+] >= lambda * seconds``. *During* it, s has a sure bound: below tau nothing can be won. *After* it,
+it is kept when s >= tau. Pure; nothing else decides a route. The propensity says how probable it was that the log
+learns the cloud's answer, so that estimates on the log can be unbiased.
 """
 
 from __future__ import annotations
@@ -14,49 +14,35 @@ from policies.early import Running, ScoreBound
 from policies.types import Decision, Objective, Reason, Route
 
 
-def worth_going_on(gain: float, seconds: float, objective: Objective) -> bool:
-    """Whether a draft still pays.
+def worth_making(gain: float, seconds: float, objective: Objective) -> bool:
+    """Whether a draft pays for its time.
 
     Args:
-        gain: E[(s - tau)+] or an upper bound of it, in units of V.
-        seconds: that the draft will still take.
+        gain: E[(s - tau)+], in units of V.
+        seconds: that the draft will take.
         objective: what V and lambda are.
     """
     return gain > 0.0 and objective.value_usd * gain >= objective.second_usd * seconds
 
 
 class Patience:
-    """A watch on one draft (``actors.engine.Watch``): gives it up once no continuation is worth its time.
+    """A watch on one draft (``actors.engine.Watch``): gives it up once no continuation can reach the threshold.
 
     Args:
         bound: of the weights that draft.
         threshold: tau of the request.
-        objective: what V and lambda are.
         max_tokens: beyond which the draft cannot go.
-        expected_tokens, token_s: how long a draft is usually, and seconds a token takes.
     """
 
-    def __init__(
-        self,
-        bound: ScoreBound,
-        threshold: float,
-        objective: Objective,
-        max_tokens: int,
-        expected_tokens: float,
-        token_s: float,
-    ) -> None:
-        self._bound, self._threshold, self._objective = bound, threshold, objective
-        self._max_tokens, self._expected_tokens, self._token_s = max_tokens, expected_tokens, token_s
+    def __init__(self, bound: ScoreBound, threshold: float, max_tokens: int) -> None:
+        self._bound, self._threshold, self._max_tokens = bound, threshold, max_tokens
         self.seen, self.best = Running(), 1.0
 
     def __call__(self, logprob: float) -> bool:
         """Take one token's log-probability; True gives the draft up."""
-        if not self.seen.add(logprob):
-            self.best = 0.0
-            return True
-        self.best = self._bound.upper(self.seen, self._max_tokens)
-        left = max(self._expected_tokens - self.seen.count, 1.0) * self._token_s
-        return not worth_going_on(self.best - self._threshold, left, self._objective)
+        taken = self.seen.add(logprob)
+        self.best = self._bound.upper(self.seen, self._max_tokens) if taken else 0.0
+        return self.best < self._threshold
 
 
 def decide(

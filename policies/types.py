@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DRAFT_ABANDONED = "draft_abandoned"
     LINK_DOWN = "link_down"
     CLOUD_FAILED = "cloud_failed"
+    CAP_REACHED = "cap_reached"
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,5 +140,5 @@ def test_pace_follows_recent_drafts_and_ignores_abandoned_ones() -> None:
         pace.observe(whole, 0.1, 400)
         pace.observe(cut, 9.0, 400)
     assert pace.known
-    assert (pace.draft_tokens, pace.draft_s, pace.token_s) == pytest.approx((20.0, 0.1, 0.005))
+    assert (pace.draft_tokens, pace.draft_s) == pytest.approx((20.0, 0.1))
     assert (pace.long_draft, pace.tokens_per_byte) == pytest.approx((20.0, 0.25))

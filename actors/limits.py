@@ -1,0 +1,201 @@
+"""What stands around the threshold: budgets, hard caps, a guarantee on wrong answers, drift, the cloud's learnt speed.
+
+One per node. ``threshold`` turns the policy's tau into the one that counts; ``allow`` is the hard cap; ``answered`` and
+``labelled`` are told what became of requests. Which wins: a budget is a price and lowers tau; a guarantee and an alarm
+are floors and raise it again; a cap forbids the cloud whatever tau says. The rules are ``policies.budget``, ``risk``,
+``drift`` and ``latency``; here is their state, bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from actors.answer import Answer, CloudCall
+from policies.budget import Budgets, DualAscent, Spent, TokenBucket
+from policies.cost import cloud_cost_usd, cloud_latency_s
+from policies.drift import MIN_SCORES, DriftMonitor, Reference
+from policies.latency import LatencyFit
+from policies.risk import Audits, SafeThreshold, bounded_risk
+from policies.toolcalls import same_answer
+from policies.types import CloudSpeed, CloudWork, Objective, Reason, RoutingState
+
+logger = logging.getLogger(__name__)
+
+AUDITS = 5000  # requests that the guarantee looks back on; more would prove little more and forget too slowly
+PROOF_EVERY = 25  # labels between two proofs, a millisecond each
+REFERENCE_SCORES = 2 * MIN_SCORES  # of new weights, before changes are looked for
+CALIBRATION_GAP = 0.05  # labels may be off by this much, and by the cloud's own mistakes, without an alarm
+
+
+@dataclass(frozen=True, slots=True)
+class LimitOptions:
+    """What a node has to keep to; None is no such limit.
+
+    Args:
+        budgets: kept to on average.
+        cap_offloads_per_hour, cap_usd_per_hour: never exceeded, drafts are served instead.
+        risk: most that P(served by the edge and wrong) may be, kept with probability 1 - ``risk_delta``.
+        safe_threshold: the least threshold while drift is suspected; 0 ignores drift.
+    """
+
+    budgets: Budgets = field(default_factory=Budgets)
+    cap_offloads_per_hour: float | None = None
+    cap_usd_per_hour: float | None = None
+    risk: float | None = None
+    risk_delta: float = 0.05
+    safe_threshold: float = 0.9
+
+
+class Limits:
+    """The limits of one node.
+
+    Args:
+        objective: what V and the cloud's accuracy are.
+        speed: the cloud's speed before anything was learnt.
+        clock: monotonic seconds; ``rng`` breaks ties in the drift test.
+    """
+
+    def __init__(
+        self,
+        options: LimitOptions,
+        objective: Objective,
+        speed: CloudSpeed,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._options, self._clock, self._rng = options, clock, rng or random.Random()
+        self._gap = min(CALIBRATION_GAP + 1.0 - objective.cloud_accuracy, 1.0)
+        self._ascent = DualAscent(options.budgets, objective.value_usd)
+        self._offloads = _bucket(options.cap_offloads_per_hour)
+        self._dollars = _bucket(options.cap_usd_per_hour)
+        self._latency = LatencyFit.start(speed)
+        self._forget("")
+
+    @property
+    def speed(self) -> CloudSpeed:
+        """How fast the cloud answers, as learnt from the offloads that came back."""
+        return self._latency.speed
+
+    @property
+    def budget_left(self) -> float:
+        """Share of the scarcest hard cap that is left, in [0, 1]; 1 without one."""
+        now_s = self._clock()
+        return min((bucket.left(now_s) for bucket in (self._offloads, self._dollars) if bucket), default=1.0)
+
+    def threshold(self, tau: float, state: RoutingState, work: CloudWork, objective: Objective) -> float:
+        """The policy's ``tau`` under budgets, guarantee and alarm, in [0, 1]."""
+        if any(value is not None for value in _values(self._options.budgets)):
+            cost_usd = cloud_cost_usd(work, state.prices)
+            penalty = self._ascent.penalty_usd(cost_usd, cloud_latency_s(work, state.link, self.speed))
+            tau = max(tau - penalty / objective.value_usd, 0.0)
+        return max(tau, self._floor)
+
+    def allow(self, most_usd: float) -> bool:
+        """Take one offload of at most ``most_usd`` from the hard caps; False when one is reached."""
+        now_s = self._clock()
+        if self._dollars and not self._dollars.take(most_usd, now_s):
+            return False
+        if self._offloads and not self._offloads.take(1.0, now_s):
+            if self._dollars:
+                self._dollars.put_back(most_usd)
+            return False
+        return True
+
+    def settle(self, most_usd: float, cost_usd: float) -> None:
+        """What an allowed offload did not spend goes back."""
+        if self._dollars:
+            self._dollars.put_back(max(most_usd - cost_usd, 0.0))
+
+    def offloaded(self, work: CloudWork, state: RoutingState, seconds: float) -> None:
+        """An offload came back after ``seconds``."""
+        self._latency = self._latency.observe(work, state.link, seconds)
+
+    def answered(self, answer: Answer) -> None:
+        """A request has its answer."""
+        asked = answer.cloud is not None
+        possible = answer.reason not in (Reason.LINK_DOWN, Reason.CAP_REACHED, Reason.CLOUD_FAILED)
+        self._ascent = self._ascent.observe(Spent(asked, answer.cost_usd, answer.seconds, possible), self._clock())
+        if answer.draft.version != self._version:
+            self._forget(answer.draft.version)
+        if answer.draft.whole:
+            self._watch(answer.decision.score)
+
+    def labelled(self, answer: Answer, cloud: CloudCall | None) -> None:
+        """A request is done; ``cloud`` is what is known of the cloud's answer, served or found by an audit."""
+        draft, propensity = answer.draft, answer.decision.propensity
+        failed = cloud is not None and cloud.text is None  # no answer came: missing at random
+        if not draft.whole or draft.version != self._version or propensity <= 0.0 or failed:
+            return
+        truth = cloud.parsed if cloud else None
+        right = truth is not None and draft.error is None and same_answer(draft.parsed, truth)
+        self._audits.append((answer.decision.score, not right, truth is not None, propensity))
+        if truth is None:
+            return
+        self._labels += 1
+        if self._monitor and draft.error is None:
+            self._monitor.observe_label(answer.decision.score, right)
+        if self._options.risk is not None and self._labels % PROOF_EVERY == 0:
+            self._prove()
+
+    def gauges(self) -> dict[str, float]:
+        """Every figure by name."""
+        drift = self._monitor.gauges() if self._monitor else {}
+        return {
+            **self._ascent.gauges(),
+            **self._latency.gauges(),
+            **drift,
+            "budget_left": self.budget_left,
+            "drift_alarm": float(self._alarmed),
+            "threshold_floor": self._floor,
+            "edge_risk": self._proved.risk,
+        }
+
+    @property
+    def _floor(self) -> float:
+        risk = self._proved.tau if self._options.risk is not None else 0.0
+        return max(risk, self._options.safe_threshold if self._alarmed else 0.0)
+
+    def _forget(self, version: str) -> None:
+        """New weights: nothing that was proved or watched holds for them."""
+        self._version, self._labels = version, 0
+        self._audits: deque[tuple[float, bool, bool, float]] = deque(maxlen=AUDITS)
+        self._scores: list[float] = []  # at most REFERENCE_SCORES
+        self._monitor: DriftMonitor | None = None
+        self._alarmed = False
+        self._proved = SafeThreshold(1.0, 0.0, "nothing is known of these weights yet")
+
+    def _watch(self, score: float) -> None:
+        if self._options.safe_threshold == 0.0:
+            return
+        if self._monitor is None:
+            self._scores.append(score)
+            if len(self._scores) >= REFERENCE_SCORES:
+                self._monitor = DriftMonitor(Reference.fit(self._scores, self._gap))
+            return
+        self._monitor.observe_score(score, self._rng.random())
+        if not self._alarmed and self._monitor.state.alarm:
+            self._alarmed = True
+            reason, safe = self._monitor.state.reason, self._options.safe_threshold
+            logger.warning("%s; the threshold of %s is at least %.2f from now on", reason, self._version, safe)
+
+    def _prove(self) -> None:
+        assert self._options.risk is not None
+        score, wrong, labelled, propensity = (np.array(column) for column in zip(*self._audits, strict=True))
+        audits = Audits(score, wrong, labelled, propensity)
+        self._proved = bounded_risk(audits, self._options.risk, self._options.risk_delta)
+        logger.info("%s: %s", self._version, self._proved.reason)
+
+
+def _bucket(limit: float | None) -> TokenBucket | None:
+    return None if limit is None else TokenBucket(limit, 3600.0)
+
+
+def _values(budgets: Budgets) -> tuple[float | None, ...]:
+    return budgets.offload_rate, budgets.usd_per_hour, budgets.p95_s
