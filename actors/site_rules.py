@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from actors.scorer import Scorer
 from policies.control import Held, Snapshot, in_force
@@ -22,33 +23,44 @@ SPEED_STEP = 0.05  # relative change of the cloud's speed that is worth building
 KEPT_SCORERS = 4  # drafts in flight span two versions, a roll-back three; the oldest beyond that is forgotten
 
 
+class Build(Protocol):
+    """Makes the threshold policy of a snapshot."""
+
+    @property
+    def kind(self) -> str:
+        """Its name, for the log."""
+        ...
+
+    def __call__(self, snapshot: Snapshot) -> ThresholdPolicy:
+        """The policy; raises ValueError when the snapshot's numbers are out of range."""
+        ...
+
+
 class SiteRules:
     """The snapshot in force and the threshold policy built from it.
 
     Args:
-        kind: name of the policy, for the log.
+        build: makes the policy of a snapshot.
         default: the site's own conservative snapshot, in force when the router's has expired.
-        build: threshold policy of a snapshot; raises ValueError when its numbers are out of range.
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        default: Snapshot,
-        build: Callable[[Snapshot], ThresholdPolicy],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.kind, self.refused = kind, 0
+    def __init__(self, build: Build, default: Snapshot, clock: Callable[[], float] = time.monotonic) -> None:
+        self.refused = 0
         self._default, self._build, self._clock = default, build, clock
         self._default_policy = build(default)
         self._held: tuple[Held, ThresholdPolicy] | None = None
         self._speed: CloudSpeed | None = None
 
+    @property
+    def kind(self) -> str:
+        """Name of the policy that decides now."""
+        return self._build.kind
+
     def apply(self, snapshot: Snapshot) -> None:
         """Decide with ``snapshot`` from now on; one that makes no sense is counted and ignored."""
         try:
-            policy = self._build(replace(snapshot, speed=self._speed or snapshot.speed))
+            policy = self._policy(snapshot)
         except ValueError as why:
             self.refused += 1
             logger.error("snapshot %d is ignored: %s", snapshot.seq, why)
@@ -61,9 +73,13 @@ class SiteRules:
         if not _differ(known, speed):
             return
         self._speed = speed
-        self._default_policy = self._build(replace(self._default, speed=speed))
+        self.renew()
+
+    def renew(self) -> None:
+        """Build the policies again: what they are made of has changed."""
+        self._default_policy = self._policy(self._default)
         if self._held is not None:
-            self._held = self._held[0], self._build(replace(self._held[0].snapshot, speed=speed))
+            self._held = self._held[0], self._policy(self._held[0].snapshot)
 
     def current(self) -> tuple[Snapshot, ThresholdPolicy]:
         """The snapshot in force now, and its policy."""
@@ -72,6 +88,9 @@ class SiteRules:
             if in_force(held, self._default, self._clock()) is held.snapshot:
                 return held.snapshot, policy
         return self._default, self._default_policy
+
+    def _policy(self, snapshot: Snapshot) -> ThresholdPolicy:
+        return self._build(replace(snapshot, speed=self._speed or snapshot.speed))
 
 
 def _differ(known: CloudSpeed, now: CloudSpeed) -> bool:

@@ -39,12 +39,12 @@ from actors.scorer import first_scorer
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import Weights
 from benchmarks.figures import Figure, at_most, parser, percentile, publish
-from orchestrator.config import Config, resolve_model
+from orchestrator.config import default_config, resolve_model
 from orchestrator.http import create_app
-from orchestrator.site import KEEP_ALIVE_S, HostedServer, default_snapshot
+from orchestrator.rules import PolicyBuilder, default_snapshot
+from orchestrator.site import KEEP_ALIVE_S, HostedServer
 from orchestrator.tasks.generator import Split, Task, tasks
 from policies.errors import Refused
-from policies.threshold import FixedThreshold
 from policies.types import LinkState
 
 MAX_TOKENS = 128
@@ -228,13 +228,14 @@ def main() -> int:
 
 
 def _node(engine: Engine, path: Path, log: OffloadLog) -> EdgeNode:
+    config = default_config(policy={"kind": "fixed", "value": 0.0})
     weights = Weights("edge-0000-00000000", path)
     return EdgeNode(
         engine=engine,
         weights=weights,
         scorers=Scorers(weights.version, first_scorer(path)),
         cloud=None,
-        rules=SiteRules("fixed", default_snapshot(Config()), lambda _: FixedThreshold(0.0)),
+        rules=SiteRules(PolicyBuilder(config, weights.version), default_snapshot(config)),
         link=StillLink(),
         log=log,
         verify=verify,

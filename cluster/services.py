@@ -5,6 +5,8 @@ Each joins a plain class with the socket it listens on; every rule is theirs (``
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,22 +16,30 @@ from cluster.options import LinkSpecOptions
 from cluster.telemetry.server import TelemetryServer
 from cluster.traces import resolve
 from policies.control import LinkReport, Snapshot, Swap
+from policies.tariff import Tariff
 from policies.types import Objective, Prices
+
+MINUTE_S = 60.0
 
 
 class RouterService:
-    """A ``Router`` behind its gRPC server at ``host:port``."""
+    """A ``Router`` behind its gRPC server at ``host:port``, whose prices follow ``tariff``."""
 
-    def __init__(self, snapshot: Snapshot, host: str, port: int) -> None:
-        self._router = Router(snapshot)
+    def __init__(self, snapshot: Snapshot, host: str, port: int, tariff: Tariff | None = None) -> None:
+        self._router, self._tariff = Router(snapshot), tariff or Tariff.constant(snapshot.prices)
         self._host, self._server = host, TelemetryServer(self._router, host, port)
+        self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen."""
         await self._server.start()
+        self._following = asyncio.create_task(self._follow(), name="tariff")
 
     async def stop(self) -> None:
         """Cut the streams and free the port."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         await self._server.stop()
 
     def gauges(self) -> dict[str, float]:
@@ -49,12 +59,21 @@ class RouterService:
         self._router.publish_swap(swap)
 
     async def set_prices(self, prices: Prices) -> None:
-        """New prices for every site."""
+        """New prices for every site, from now on and at every hour."""
+        self._tariff = Tariff.constant(prices)
         self._router.set_prices(prices)
 
     async def set_objective(self, objective: Objective) -> None:
         """What answers are worth, for every site."""
         self._router.set_objective(objective)
+
+    async def _follow(self) -> None:
+        """Send the prices of each minute in which they change; prices change on whole minutes."""
+        while True:
+            prices = self._tariff.prices_at(time.time())
+            if prices != self._router.snapshot.prices:
+                self._router.set_prices(prices)
+            await asyncio.sleep(MINUTE_S - time.time() % MINUTE_S + 0.01)
 
 
 class LinkService:

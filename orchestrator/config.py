@@ -19,6 +19,7 @@ from actors.options import EngineOptions, LearnerOptions, LogOptions, Options, S
 from cluster.options import CloudOptions, LinkOptions, RayOptions, TelemetryOptions
 from orchestrator.yaml_file import Document, explain, read
 from policies.errors import BadConfig
+from policies.tariff import Tariff, build_tariff
 from policies.types import CloudSpeed, Objective, Prices
 
 BUNDLED = Path(__file__).parent / "bundled" / "models"
@@ -54,11 +55,38 @@ class SiteOptions(Options):
     """Requests handled at once; more are answered 503 with Retry-After."""
 
 
+class BudgetOptions(Options):
+    """What is kept to on average, by a price on offloads that rises until it is met; null is no such budget."""
+
+    offload_rate: float | None = Field(default=None, ge=0, le=1)
+    """Share of the requests that may go to the cloud."""
+
+    usd_per_hour: float | None = Field(default=None, ge=0)
+    """Money the cloud may cost."""
+
+    p95_s: float | None = Field(default=None, gt=0)
+    """Seconds that 95 % of the requests may take."""
+
+
+class CapOptions(Options):
+    """What is never exceeded: beyond it the best valid draft is served instead; null is no cap."""
+
+    offloads_per_hour: float | None = Field(default=None, ge=0)
+    """Requests that may go to the cloud."""
+
+    usd_per_hour: float | None = Field(default=None, ge=0)
+    """Money the cloud may cost."""
+
+
 class PolicyOptions(Options):
     """When a draft is good enough."""
 
-    kind: Literal["optimal", "fixed"] = "optimal"
-    """optimal follows link and prices (the closed form); fixed is one value."""
+    kind: Literal["optimal", "fixed", "funcdyn", "policynet"] = "optimal"
+    """optimal follows link and prices (the closed form); funcdyn and policynet were fitted on a log (see file);
+    fixed is one value."""
+
+    file: Path | None = None
+    """For kind funcdyn and policynet: what ``netgpt train policy`` wrote."""
 
     value: float = Field(default=0.5, ge=0, le=1)
     """For kind fixed: the threshold on P(draft correct)."""
@@ -74,6 +102,21 @@ class PolicyOptions(Options):
 
     explore: float = Field(default=0.05, ge=0, le=1)
     """Share of the drafts not worth beginning that are made all the same, to notice when they would be kept."""
+
+    budget: BudgetOptions = BudgetOptions()
+    """Kept to on average."""
+
+    cap: CapOptions = CapOptions()
+    """Never exceeded."""
+
+    risk: float | None = Field(default=None, gt=0, lt=1)
+    """Most that P(answered by the edge and wrong) may be; until labels prove it, everything goes to the cloud."""
+
+    risk_delta: float = Field(default=0.05, gt=0, lt=1)
+    """Probability with which ``risk`` may be missed."""
+
+    safe_threshold: float = Field(default=0.9, ge=0, le=1)
+    """The threshold is at least this from the moment when scores or labels drift, until new weights come; 0: never."""
 
     objective: Objective = Objective(value_usd=0.02, second_usd=0.002, cloud_accuracy=0.97)
     """value_usd: worth of a correct answer. second_usd: price of a second. cloud_accuracy: P(cloud correct)."""
@@ -105,6 +148,10 @@ class Config(Options):
 
     prices: Prices = Prices()
     """What the cloud charges, in US dollars: request_usd, {input,cached,output}_usd_per_mtok, transfer_usd_per_gb."""
+
+    tariff: dict[str, Any] | None = None
+    """Prices by the hour, instead of ``prices``: zone (as Europe/Berlin) and periods, a list of {start, end, days,
+    prices} by that zone's clock, which cover each hour of the week once."""
 
     log: LogOptions = LogOptions()
     """The offload log."""
@@ -144,6 +191,11 @@ class Config(Options):
         if problem:
             raise ValueError(problem)
         return self
+
+    @property
+    def price_list(self) -> Tariff:
+        """What the cloud charges at which hour."""
+        return build_tariff(self.tariff) if self.tariff else Tariff.constant(self.prices)
 
 
 def load_config(path: Path) -> Config:
@@ -254,6 +306,29 @@ def _amounts(config: Config) -> str | None:
     return None
 
 
+def _tariff(config: Config) -> str | None:
+    if config.tariff is None:
+        return None
+    if config.prices != Prices():
+        return "tariff: prices are given too. Fix: put them into the tariff's periods, or remove it"
+    try:
+        build_tariff(config.tariff)
+    except ValueError as why:
+        return f"{why}. Fix: cover each hour of the week with one period"
+    return None
+
+
+def _policy_file(config: Config) -> str | None:
+    fitted = config.policy.kind in ("funcdyn", "policynet")
+    if fitted and config.policy.file is None:
+        return (
+            f"policy.file: missing, but policy.kind is {config.policy.kind}. Fix: name what netgpt train policy wrote"
+        )
+    if config.policy.file is not None and not fitted:
+        return f"policy.file: of no use to kind {config.policy.kind}. Fix: set policy.kind to funcdyn or policynet"
+    return None
+
+
 def _ray_temp(config: Config) -> str | None:
     temp = config.ray.temp_dir
     if temp and len(str(temp.absolute())) > SOCKET_DIR_CHARS:
@@ -261,7 +336,17 @@ def _ray_temp(config: Config) -> str | None:
     return None
 
 
-RULES = (_cloud_endpoint, _edge_endpoint, _tls_link, _replicas, _distinct_ports, _amounts, _ray_temp)
+RULES = (
+    _cloud_endpoint,
+    _edge_endpoint,
+    _tls_link,
+    _replicas,
+    _distinct_ports,
+    _amounts,
+    _tariff,
+    _policy_file,
+    _ray_temp,
+)
 
 
 def default_config(**sections: Any) -> Config:

@@ -12,11 +12,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import socket
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,8 +23,7 @@ from typing import Any
 import uvicorn
 
 from actors.build import build_cloud_leg, build_engine
-from actors.drafting import DraftOptions
-from actors.edge_node import EdgeNode, NodeOptions, Observer
+from actors.edge_node import EdgeNode, Observer
 from actors.engine import Engine, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings, RemoteSettings
 from actors.link_probe import LinkMonitor
@@ -40,10 +37,10 @@ from actors.swap import SwapReport, Weights
 from cluster.telemetry.client import TelemetryClient
 from orchestrator.config import Config
 from orchestrator.http import SurfaceOptions, create_app
+from orchestrator.rules import PolicyBuilder, default_snapshot, limits, node_options
 from policies.breaker import BreakerPolicy
-from policies.control import LinkReport, Snapshot, Swap
+from policies.control import LinkReport, Swap
 from policies.errors import BadConfig
-from policies.threshold import ThresholdInputs, ThresholdPolicy, build_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +106,8 @@ class EdgeSite:
     async def swap(self, version: str, path: Path, sha256: str) -> SwapReport:
         """Run other weights; as if the router had asked for it."""
         report = await self._node.swap(version, path, sha256)
+        self._policy.live(self._node.version)
+        self._node.rules.renew()
         self._swaps.append(report)
         return report
 
@@ -179,17 +178,18 @@ class EdgeSite:
 
     def _make_node(self, engine: Engine, cloud: Engine | None) -> EdgeNode:
         config = self._config
+        self._policy = PolicyBuilder(config, self._weights.version)
         node = EdgeNode(
             engine=engine,
             weights=self._weights,
             scorers=Scorers(self._weights.version, first_scorer(self._weights.path)),
             cloud=cloud,
-            rules=SiteRules(config.policy.kind, default_snapshot(config), _policy_builder(config), time.monotonic),
+            rules=SiteRules(self._policy, default_snapshot(config)),
             link=self._link,
             log=self._log,
             verify=verify,
-            options=_node_options(config, self._cloud_model),
-            rng=random.Random(),
+            limits=limits(config),
+            options=node_options(config, self._cloud_model),
         )
         node.observers.extend(self._observers)
         return node
@@ -257,31 +257,6 @@ class _WithoutPrefill:
 
     async def close(self) -> None:
         await self._engine.close()
-
-
-def default_snapshot(config: Config) -> Snapshot:
-    """What a site decides with until the router speaks, and again when the router's word has expired."""
-    policy = config.policy
-    return Snapshot(0, config.telemetry.snapshot_ttl_s, config.prices, policy.objective, policy.speed, policy.floor)
-
-
-def _policy_builder(config: Config) -> Callable[[Snapshot], ThresholdPolicy]:
-    policy = config.policy
-
-    def build(snapshot: Snapshot) -> ThresholdPolicy:
-        floor = max(policy.floor, snapshot.threshold_floor)
-        inputs = ThresholdInputs(snapshot.objective, snapshot.speed, floor, policy.value)
-        return build_threshold(policy.kind, inputs)
-
-    return build
-
-
-def _node_options(config: Config, cloud_model: str) -> NodeOptions:
-    policy = config.policy
-    drafting = DraftOptions(
-        before=policy.before and policy.kind != "fixed", during=policy.during, explore=policy.explore
-    )
-    return NodeOptions(config.site.audit_rate, drafting=drafting, cloud_model=cloud_model)
 
 
 async def _edge_engine(options: EngineOptions, weights: Weights) -> Engine:

@@ -23,7 +23,8 @@ from cluster.metrics import AnswerMetrics
 from cluster.services import LinkService, RouterService
 from orchestrator.config import Config, resolve_model
 from orchestrator.learner import Learner, RoundReport
-from orchestrator.site import EdgeSite, default_snapshot
+from orchestrator.rules import default_snapshot
+from orchestrator.site import EdgeSite
 from orchestrator.versions import first_version
 from policies.control import Swap
 from policies.errors import NetGPTError
@@ -231,9 +232,9 @@ class System:
         if (running := placement.find(ROUTER)) is not None:  # another site's system started it: sites share one
             info = running.ready(START_S)
             return f"{info['host']}:{info['port']}"
-        options, snapshot = self.config.telemetry, default_snapshot(self.config)
+        options, snapshot, tariff = self.config.telemetry, default_snapshot(self.config), self.config.price_list
         port = options.port or session.free_port(options.host)
-        info = self._place("router", ROUTER, "Router", lambda: RouterService(snapshot, options.host, port))
+        info = self._place("router", ROUTER, "Router", lambda: RouterService(snapshot, options.host, port, tariff))
         return f"{info['host']}:{info['port']}"
 
     def _start_link(self, router: str, cloud_url: str) -> Upstreams:

@@ -123,6 +123,18 @@ class FakeLog:
         return {"log_seq": float(len(self.records) - 1), "log_durable_seq": float(len(self.records) - 1)}
 
 
+class FixedRule:
+    """The same threshold whatever the snapshot."""
+
+    kind = "fixed"
+
+    def __init__(self, threshold: float) -> None:
+        self._policy = FixedThreshold(threshold)
+
+    def __call__(self, snapshot: Snapshot) -> FixedThreshold:
+        return self._policy
+
+
 class NodeKit:
     """A node and the fakes it is made of."""
 
@@ -140,7 +152,7 @@ class NodeKit:
         self.edge = edge or FakeEngine()
         self.cloud = cloud or FakeEngine(SOUTH, version="cloud-1")
         self.link, self.log = FakeLink(link), FakeLog()
-        self.rules = SiteRules("fixed", SNAPSHOT, lambda snapshot: FixedThreshold(threshold))
+        self.rules = SiteRules(FixedRule(threshold), SNAPSHOT)
         self.weights = Weights(self.edge.version, Path("/models/first"))
         self.node = EdgeNode(
             engine=self.edge,

@@ -23,7 +23,8 @@ from actors.swap import Weights
 from cluster.telemetry.server import TelemetryServer
 from orchestrator.client import AsyncNetGPT
 from orchestrator.config import Config, default_config
-from orchestrator.site import EdgeSite, default_snapshot
+from orchestrator.rules import default_snapshot
+from orchestrator.site import EdgeSite
 from policies.calibration import Calibrator
 from policies.control import Swap
 from policies.errors import BadConfig
