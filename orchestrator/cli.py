@@ -1,4 +1,4 @@
-"""The ``netgpt`` command: demo, serve, status, ask.
+"""The ``netgpt`` command: demo, serve, status, ask, replay, train policy.
 
 Every command imports what it needs when it runs, so ``--help`` is instant. A mistake of the user's or a part that
 fails is one sentence on stderr and exit code 2, never a traceback.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,12 +27,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+train = typer.Typer(help="Fit what decides.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
 FAILED = 2
 OURS = ("orchestrator", "actors", "cluster", "policies")
 FULL_INSTALL = (
     "The base install is the client alone (netgpt ask, netgpt status). "
     "Fix: install requirements/cpu.txt as its README says, or netgpt-orchestrator[gpu]"
 )
+
+
+class PolicyKind(StrEnum):
+    """What ``train policy`` can fit."""
+
+    FUNCDYN = "funcdyn"
+    POLICYNET = "policynet"
+
+
+class Method(StrEnum):
+    """How."""
+
+    SOFT = "soft"
+    PPO = "ppo"
+
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file, for instance a copy from examples/; none: defaults.")
 ]
@@ -113,6 +133,35 @@ def replay(
 
     settings = _config(config)
     run(log, policy or [], settings.policy, out or settings.var / "replay", load_policy, Console(), suggest)
+
+
+@train.command()
+def policy(
+    log: Annotated[Path, typer.Argument(help="Directory of an offload log (by default var/log).")],
+    out: Annotated[Path, typer.Option("--out", help="The policy file to write.")] = Path("policy.json"),
+    kind: Annotated[PolicyKind, typer.Option("--kind", help="What is fitted.")] = PolicyKind.POLICYNET,
+    method: Annotated[
+        Method, typer.Option("--method", help="soft: by gradient, a minute. ppo: RLlib, where a budget couples them.")
+    ] = Method.SOFT,
+    iterations: Annotated[int, typer.Option("--iterations", help="Of PPO, 2,000 steps each.", min=1)] = 60,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Fit a threshold that follows the network to a log, and write it as a file for policy.file."""
+    from rich.console import Console
+
+    from orchestrator.train_policy import train_policy
+
+    train_policy(
+        log,
+        _config(config),
+        out,
+        method=method.value,
+        kind=kind.value,
+        iterations=iterations,
+        seed=seed,
+        console=Console(),
+    )
 
 
 def main() -> None:
