@@ -88,9 +88,11 @@ class StateInputs:
         spans = [_phi(name, b) - _phi(name, a) for name, a, b in zip(INPUTS, low, high, strict=True)]
         paid = dict(zip(_PRICES, _paid(work), strict=True))
         dollars = sum(paid[name] * span for name, span in zip(INPUTS, spans, strict=True) if name in paid)
+        shares = [
+            (paid[name], dollars) if name in paid else (1.0, span) for name, span in zip(INPUTS, spans, strict=True)
+        ]
         gain = [
-            (paid[name] / dollars if dollars > 0 else 0.0) if name in paid else (1.0 / span if span > 0 else 0.0)
-            for name, span in zip(INPUTS, spans, strict=True)
+            part / whole if span > 0 and whole > 0 else 0.0 for (part, whole), span in zip(shares, spans, strict=True)
         ]
         return cls(low, high, tuple(gain))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,8 @@ def dumps(policy: ThresholdPolicy, score_version: str, fitted: Mapping[str, Any]
     kind = next((name for name, cls in KINDS.items() if type(policy) is cls), None)
     if kind is None:
         raise BadConfig(f"a {type(policy).__name__} cannot be written. Fix: use one of {', '.join(KINDS)}")
-    parameters = {name: value for name, value in asdict(policy).items() if not name.startswith("_")}  # type: ignore[call-overload]
-    if "inputs" in parameters:
-        parameters["inputs"].pop("_lines")
     data = {"format": FORMAT, "kind": kind, "score_version": score_version, "fitted": dict(fitted)}
-    return json.dumps({**data, "parameters": parameters}, indent=1, allow_nan=False) + "\n"
+    return json.dumps({**data, "parameters": _plain(policy)}, indent=1, allow_nan=False) + "\n"
 
 
 def save(path: Path, policy: ThresholdPolicy, score_version: str, fitted: Mapping[str, Any]) -> None:
@@ -90,6 +87,13 @@ def load_policy(path: Path, score_version: str | None) -> ThresholdPolicy:
         raise BadConfig(f"{path}: kind: must be one of {', '.join(KINDS)}, got {data['kind']!r}. Fix: {FIX}")
     policy: ThresholdPolicy = _build(path, cls, data["parameters"], "parameters")
     return policy
+
+
+def _plain(value: Any) -> Any:
+    """A record as JSON: what it is made from, not what it derives."""
+    if not is_dataclass(value):
+        return value
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.init}
 
 
 def _read(path: Path) -> dict[str, Any]:

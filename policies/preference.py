@@ -164,7 +164,7 @@ def broken(calls: Sequence[ToolCall], tools: Sequence[Mapping[str, Any]], rng: R
         retyped = {**call.arguments, key: _retyped(call.arguments[key])}
         kinds["missing"] = render([*calls[:at], ToolCall(call.name, fewer), *calls[at + 1 :]])
         kinds["type"] = render([*calls[:at], ToolCall(call.name, retyped), *calls[at + 1 :]])
-    kinds["truncated"] = text[: rng.randrange(len(OPEN), len(text) - len(CLOSE))]
+    kinds["truncated"] = text[: rng.randrange(text.rindex(OPEN) + len(OPEN), len(text) - len(CLOSE))]
     kinds["extra"] = text.replace(OPEN, OPEN + rng.choice(["Sure! ", "Here is the call: ", "json\n"]), 1)
     return {kind: wrong for kind, wrong in kinds.items() if check(parse(wrong), tools) is not None}
 

@@ -1,0 +1,1 @@
+"""``python -m benchmarks.routing``: thresholds, early decisions, guarantees and budgets on real outputs."""

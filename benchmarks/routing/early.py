@@ -1,0 +1,186 @@
+"""What deciding before and during a draft saves of the draft time that ends in the cloud, and that it costs nothing.
+
+In replay over the grid, token by token, and on the real system: an edge node with the real engine under concurrent
+load. There the cloud is a stand-in that gives the right answer after a fixed time, so that only the edge is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from actors.answer import Answer
+from actors.build import build_engine
+from actors.chat import ChatRequest
+from actors.drafting import DraftOptions
+from actors.edge_node import EdgeNode, NodeOptions
+from actors.engine import Completion, Engine, Generation, LoadReport, Prompt, Sampling
+from actors.engine_settings import LocalSettings
+from actors.model_store import verify
+from actors.offload_log import OffloadLog
+from actors.scorer import first_scorer
+from actors.site_rules import Scorers, SiteRules
+from actors.swap import Weights
+from benchmarks.figures import Figure, at_least
+from benchmarks.overhead import StillLink
+from benchmarks.routing.material import Material, grid
+from orchestrator.bundled.train import MODELS
+from orchestrator.config import default_config
+from orchestrator.rules import PolicyBuilder, default_snapshot
+from orchestrator.tasks.generator import Split, Task, tasks
+from policies.decide import Patience, worth_making
+from policies.early import ScoreBound
+from policies.outcomes import kappas
+from policies.score import FloatArray
+from policies.types import Route
+
+TOKEN_S = 0.004  # what a token of a draft takes on two cores
+MAX_TOKENS = 160
+AT_ONCE, WARM_UP, CLOUD_S = 8, 16, 0.3
+STATES = 20  # of the grid, evenly: a replay follows every token
+
+
+def replayed(given: Material) -> list[Figure]:
+    """Draft time and utility with all three decisions, against deciding after alone."""
+    scorer = first_scorer(MODELS / "edge")
+    states = grid(given.prices)[:: len(grid(given.prices)) // STATES]
+    kappa = kappas(given.held, states, given.speed, given.objective)
+    gains = _forecasts(given, scorer)
+    plain, early = (_play(given, kappa, gains, scorer.bound, on) for on in (False, True))
+    value = given.objective.value_usd
+    return [
+        at_least("replay: draft time recovered", 1.0 - early[0] / plain[0], "share", 0.6),
+        at_least(
+            "replay: utility, three decisions - after only", 1e3 * (early[1] - plain[1]) / value, "V per 1,000", 0.0
+        ),
+    ]
+
+
+def on_the_real_system(given: Material, count: int) -> list[Figure]:
+    """The same with the real engine: draft seconds of requests that ended in the cloud, right answers, latency."""
+    plain, early = asyncio.run(_both(given, count))
+    spent = [sum(a.draft.seconds for a, _ in run if a.route is Route.CLOUD) for run in (plain, early)]
+    right = [mean(ok for _, ok in run) for run in (plain, early)]
+    waited = [mean(a.seconds for a, _ in run) for run in (plain, early)]
+    worth = [r - given.objective.second_usd * s / given.objective.value_usd for r, s in zip(right, waited, strict=True)]
+    return [
+        at_least("real engine under load: draft time recovered", 1.0 - spent[1] / spent[0], "share", 0.6),
+        Figure("real engine: success, after only", right[0], "share"),
+        Figure("real engine: success, three decisions", right[1], "share"),
+        Figure("real engine: offloads, after only", mean(a.route is Route.CLOUD for a, _ in plain), "share"),
+        Figure("real engine: offloads, three decisions", mean(a.route is Route.CLOUD for a, _ in early), "share"),
+        Figure("real engine: mean latency, after only", 1e3 * waited[0], "ms"),
+        Figure("real engine: mean latency, three decisions", 1e3 * waited[1], "ms"),
+        Figure("real engine: success - priced seconds, gain", 1e3 * (worth[1] - worth[0]), "V per 1,000"),
+    ]
+
+
+def _forecasts(given: Material, scorer: object) -> list:  # type: ignore[type-arg]
+    forecast = scorer.forecast  # type: ignore[attr-defined]
+    if forecast is None:
+        raise SystemExit("the bundled edge model has no forecast.json: run orchestrator.bundled.evaluate --calibrate")
+    return [(forecast, forecast.prompt.predict(row.question, row.offered)) for row in given.rows]
+
+
+def _play(given: Material, kappa: FloatArray, gains: list, bound: ScoreBound, early: bool) -> tuple[float, float]:  # type: ignore[type-arg]
+    """Seconds of drafts that ended in the cloud, and mean utility in dollars, per request."""
+    spent, earned, value = 0.0, 0.0, given.objective.value_usd
+    for prices in kappa:
+        for i, row in enumerate(given.rows):
+            tau = min(max(given.objective.cloud_accuracy - prices[i] / value, 0.0), 1.0)
+            tokens = _drafted(given, row.logprobs, gains[i], bound, tau) if early else len(row.logprobs)
+            whole = tokens == len(row.logprobs)
+            kept = whole and row.draft_valid and given.held.score[i] >= tau
+            seconds = tokens * TOKEN_S
+            spent += 0.0 if kept else seconds
+            earned += value * given.held.edge_right[i] if kept else value * given.held.cloud_right[i] - prices[i]
+            earned -= given.objective.second_usd * seconds
+    return spent / kappa.size, earned / kappa.size
+
+
+def _drafted(given: Material, logprobs: Sequence[float], gain: tuple, bound: ScoreBound, tau: float) -> int:  # type: ignore[type-arg]
+    """Tokens of the draft that are made."""
+    forecast, predicted = gain
+    if not worth_making(forecast.spread.gain(predicted, tau), _usual(given) * TOKEN_S, given.objective):
+        return 0
+    watch = Patience(bound, tau, MAX_TOKENS)
+    return next((n for n, logprob in enumerate(logprobs, 1) if watch(logprob)), len(logprobs))
+
+
+def _usual(given: Material) -> float:
+    return float(np.mean([len(row.logprobs) for row in given.rows[:200]]))
+
+
+class RightCloud:
+    """A cloud that answers rightly after ``CLOUD_S`` seconds; it knows the tasks by their words."""
+
+    def __init__(self, batch: Sequence[Task]) -> None:
+        self._answers = {str(list(task.messages)): task.text for task in batch}
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:  # noqa: ARG002
+        """See ``Engine``."""
+        await asyncio.sleep(CLOUD_S)
+        text = self._answers[str(list(prompt.messages))]
+        return Generation((Completion(text, (), "stop", 40),), 600, "cloud", CLOUD_S, 3000, 900)
+
+    async def load(self, path: Path, version: str) -> LoadReport:
+        """Never asked for."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+async def _both(given: Material, count: int) -> list[list[tuple[Answer, bool]]]:
+    path = MODELS / "edge"
+    engine = await build_engine("vllm", path, "edge-0000-00000000", LocalSettings())
+    batch = list(islice(tasks(41, Split.TEST), count))
+    try:
+        runs = []
+        for on in (False, True):
+            with tempfile.TemporaryDirectory() as directory:
+                runs.append(await _load(given, engine, path, batch, on, Path(directory)))
+    finally:
+        await engine.close()
+    return runs
+
+
+async def _load(
+    given: Material, engine: Engine, path: Path, batch: Sequence[Task], early: bool, directory: Path
+) -> list[tuple[Answer, bool]]:
+    weights, log = Weights("edge-0000-00000000", path), OffloadLog(directory, "benchmark")
+    config = default_config()
+    config = config.model_copy(
+        update={"policy": config.policy.model_copy(update={"objective": given.objective}), "prices": given.prices}
+    )
+    node = EdgeNode(
+        engine=engine,
+        weights=weights,
+        scorers=Scorers(weights.version, first_scorer(path)),
+        cloud=RightCloud(batch),
+        rules=SiteRules(PolicyBuilder(config, weights.version), default_snapshot(config)),
+        link=StillLink(),
+        log=log,
+        verify=verify,
+        options=NodeOptions(audit_rate=0.0, drafting=DraftOptions(before=early, during=early)),
+    )
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(task: Task) -> tuple[Answer, bool]:
+        async with room:
+            answer = await node.answer(
+                ChatRequest(task.messages, task.tools, sampling=Sampling(max_tokens=MAX_TOKENS), request_id="r")
+            )
+        return answer, answer.served.parsed.calls == task.answer
+
+    try:
+        return (await asyncio.gather(*map(ask, batch)))[WARM_UP:]
+    finally:
+        await node.close()
+        log.close()
