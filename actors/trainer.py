@@ -32,7 +32,12 @@ logger = logging.getLogger(__name__)
 POOL = 4  # batches whose samples are sorted by length together: less padding, still random
 PACE_STEPS = 5  # from then on the pace is known well enough to plan with
 REPORT_EVERY = 10  # steps between two calls of the progress hook
-LIVE_ONLY = ("calibrator.json", "forecast.json", "scorer_*.json", "MANIFEST.json")  # belong to the base version's own weights
+LIVE_ONLY = (
+    "calibrator.json",
+    "forecast.json",
+    "scorer_*.json",
+    "MANIFEST.json",
+)  # belong to the base version's own weights
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pth")
 
 

@@ -1,0 +1,142 @@
+"""PolicyNet trained by RLlib's PPO where decisions are coupled: ``policies.routing_env``.
+
+The acting network is the monotone one itself: its tau is the mean of a Gaussian, so what is exported is what was
+trained, and it is monotone at every step. Training starts from a fitted policy (``policies.soft_gate``), and every few
+iterations the exported policy is judged by the caller on scenarios PPO never sees; the best of all, the start included,
+is returned. One process, on the Ray session of this one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.tune.registry import register_env
+from torch import Tensor, nn
+
+from policies.errors import EngineError
+from policies.funcdyn import INPUTS
+from policies.policynet import PolicyNet, bounds
+from policies.routing_env import RoutingEnv
+from policies.soft_gate import net_from, net_logits
+
+log = logging.getLogger(__name__)
+
+NET = ("first", "first_bias", "second", "second_bias", "third", "third_bias")
+ENV = "netgpt-routing"
+STEP_STD = 0.05  # of tau while exploring: changes the decision on a few drafts in a hundred
+CRITIC_WIDTH = 64
+BATCH_STEPS, ENVS = 2000, 8
+JUDGE_EVERY = 5  # iterations; a judgement takes about as long as one
+
+
+@dataclass(frozen=True, slots=True)
+class PPORun:
+    """What PPO came to: the best policy seen, and utilities in V per request on the held-out scenarios.
+
+    ``iteration`` is the one the policy is from; 0 is the start, which nothing beat.
+    """
+
+    policy: PolicyNet
+    iteration: int
+    start_value: float
+    best_value: float
+
+
+class MonotoneModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
+    """RLlib's view of a ``PolicyNet``: a Gaussian around tau, and a critic. ``model_config["net"]`` is the start."""
+
+    def setup(self) -> None:
+        start: Mapping[str, Any] = self.model_config["net"]
+        self.net = nn.ParameterDict({name: nn.Parameter(torch.tensor(start[name])) for name in NET})
+        self.log_std = nn.Parameter(torch.tensor([math.log(STEP_STD)]))
+        low, high = (torch.tensor(bound, dtype=torch.float32) for bound in bounds(len(start["third"])))
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+        self.critic = nn.Sequential(nn.Linear(len(INPUTS), CRITIC_WIDTH), nn.Tanh(), nn.Linear(CRITIC_WIDTH, 1))
+
+    def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        tau = net_logits(dict(self.net.items()), batch[Columns.OBS], self.low, self.high).sigmoid()[..., None]
+        return {Columns.ACTION_DIST_INPUTS: torch.cat([tau, self.log_std.expand_as(tau)], dim=-1)}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:  # noqa: ARG002
+        values: Tensor = self.critic(batch[Columns.OBS]).squeeze(-1)
+        return values
+
+
+def train_ppo(
+    start: PolicyNet,
+    env: Mapping[str, Any],
+    judge: Callable[[PolicyNet], float],
+    iterations: int,
+    seed: int = 0,
+) -> PPORun:
+    """Improve ``start`` by PPO; blocks until it ends.
+
+    Args:
+        env: the arguments of ``RoutingEnv`` besides its inputs, which are those of ``start``.
+        judge: utility of a policy on held-out scenarios; the higher the better.
+        iterations: of ``BATCH_STEPS`` steps each.
+
+    Raises:
+        EngineError: training diverged to numbers that are not finite.
+    """
+    best = start_value = judge(start)
+    kept, from_iteration = start, 0
+    register_env(ENV, lambda given: RoutingEnv(**given))
+    algorithm = _config(start, env, seed).build_algo()
+    try:
+        for iteration in range(1, iterations + 1):
+            algorithm.train()
+            if iteration % JUDGE_EVERY and iteration != iterations:
+                continue
+            policy = _exported(algorithm.get_module(), start, iteration)
+            value = judge(policy)
+            log.info("PPO iteration %d: %.5f V per request on held-out scenarios (best %.5f)", iteration, value, best)
+            if value > best:
+                kept, from_iteration, best = policy, iteration, value
+    finally:
+        algorithm.stop()
+    return PPORun(kept, from_iteration, start_value, best)
+
+
+def _config(start: PolicyNet, env: Mapping[str, Any], seed: int) -> PPOConfig:
+    net = {name: getattr(start, name) for name in NET}
+    return (
+        PPOConfig()
+        .environment(ENV, env_config={**env, "inputs": start.inputs}, normalize_actions=False, clip_actions=True)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=ENVS)
+        .learners(num_learners=0)
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=MonotoneModule, model_config={"net": net}))
+        .training(
+            lr=1e-3,  # 3e-4 was still on its way up after 40 iterations
+            gamma=0.98,  # looks fifty blocks ahead: past a queue, about as far as a budget's window
+            lambda_=0.95,
+            train_batch_size_per_learner=BATCH_STEPS,
+            minibatch_size=250,
+            num_epochs=8,
+            clip_param=0.2,
+            vf_clip_param=math.inf,
+            grad_clip=0.5,
+        )
+        .debugging(seed=seed, log_level="ERROR")
+    )
+
+
+def _exported(module: Any, start: PolicyNet, iteration: int) -> PolicyNet:
+    net: MonotoneModule = module.unwrapped()
+    try:
+        return net_from(start.inputs, {name: net.net[name] for name in NET}, start.floor)
+    except ValueError as why:
+        raise EngineError(
+            f"PPO diverged by iteration {iteration}: {why}. Fix: train less, or on more requests"
+        ) from why

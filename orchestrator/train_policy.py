@@ -1,0 +1,284 @@
+"""``netgpt train policy``: from an offload log to the file of a threshold that follows the network.
+
+The log's labelled requests become ``Outcomes`` (a draft is right when it says what the cloud said; the cloud itself is
+right with the objective's ``cloud_accuracy``; a label stands for 1 / propensity requests, capped). What they would have
+earned follows for any link and any prices, so the fit covers a wide design of states besides the log's own. ``soft``
+fits by gradient; ``ppo`` goes on from there with RLlib where decisions are coupled by a budget and a queue. The
+table compares on requests, and for PPO on link traces, that were held out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from actors.offload_log import read_log
+from orchestrator.config import Config
+from orchestrator.replay.reading import read
+from policies.errors import BadConfig, LogError
+from policies.funcdyn import ANY_WORK, FuncDyn, values
+from policies.outcomes import Outcomes, kappas, utility
+from policies.policy_file import save
+from policies.policynet import PolicyNet
+from policies.score import FloatArray
+from policies.soft_gate import best_thresholds, earned, fit_funcdyn, fit_policynet
+from policies.types import LinkState, Prices, RoutingState
+
+if TYPE_CHECKING:
+    from policies.routing_env import Coupling, Scenario
+
+HELD_OUT = 0.3
+WEIGHT_CAP = 20.0  # the weight of an audit at the default rate; more on one record only adds noise
+DESIGN_STATES, LOG_STATES = 256, 64
+TRACES = ("driving", "rural", "walking")
+SLICE_S = 30  # the first half minute of a trace is trained on, the second held out
+SCENARIO_S, ARRIVALS_PER_S = 300.0, 4.0
+LOAD = 1.2  # of the coupled cloud if everything went there: a queue that decisions can keep short, or not
+BUDGET_SHARE = 0.3  # of all requests: less than an unconstrained threshold would send
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is trained on: requests, the states they were seen in, and the version that scored them."""
+
+    outcomes: Outcomes
+    states: Sequence[RoutingState]
+    score_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The policy in the file, and the rows of the tables: utility in V per request by rule."""
+
+    policy: FuncDyn | PolicyNet
+    figures: dict[str, float]
+    coupled: dict[str, float]
+
+
+def train_policy(
+    source: Path | Source,
+    config: Config,
+    out: Path,
+    *,
+    method: Literal["soft", "ppo"] = "soft",
+    kind: Literal["funcdyn", "policynet"] = "policynet",
+    iterations: int = 60,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Trained:
+    """Fit a policy, show what it gains, write it to ``out``.
+
+    Args:
+        source: root of an offload log, or what was made of one.
+        iterations: of PPO, 2,000 steps each.
+        console: where the tables go; None shows nothing.
+
+    Raises:
+        BadConfig: the method does not fit the kind, there is too little to learn from, or ``out`` cannot be written.
+        LogError: the log cannot be read.
+        EngineError: PPO diverged.
+    """
+    if method == "ppo" and kind != "policynet":
+        raise BadConfig(f"method ppo trains kind policynet, got {kind}. Fix: use method soft, or kind policynet")
+    given = from_log(source, config.policy.objective.cloud_accuracy) if isinstance(source, Path) else source
+    train, held = _split(given.outcomes, seed)
+    states = [*design(config.prices, DESIGN_STATES, seed), *_spread(given.states, LOG_STATES)]
+    options = config.policy
+    policy: FuncDyn | PolicyNet
+    if kind == "funcdyn":
+        policy = fit_funcdyn(train, states, options.speed, options.objective, floor=options.floor)
+    else:
+        policy = fit_policynet(train, states, options.speed, options.objective, floor=options.floor, seed=seed)
+    coupled: dict[str, float] = {}
+    if method == "ppo":
+        assert isinstance(policy, PolicyNet)
+        policy, coupled = _ppo(policy, (train, held), config, iterations, seed)
+    alive = [state for state in given.states if state.link.up]
+    judged = _spread(alive, LOG_STATES) or design(config.prices, LOG_STATES, seed + 1)
+    figures = _compare(policy, (train, held), judged, config)
+    save(out, policy, given.score_version, _fitted(given, states, config, method, figures, coupled))
+    if console is not None:
+        console.print(_table(f"{out}: held-out requests, no coupling", figures))
+        if coupled:
+            console.print(_table("held-out traces with a budget and a queue", coupled))
+    return Trained(policy, figures, coupled)
+
+
+def from_log(root: Path, cloud_accuracy: float) -> Source:
+    """The labelled requests of the log's newest edge version; scores of another version mean something else.
+
+    Raises:
+        LogError: the log cannot be read, holds no label, or a number in it makes no sense.
+    """
+    reading = read(root)
+    log = reading.logged
+    try:
+        for state in log.states:
+            values(state)
+    except ValueError as why:
+        raise LogError(f"{root}: a record makes no sense: {why}. Fix: remove the file that holds it") from why
+    newest = np.array(read_log(root)["draft_version"].to_pylist()) == reading.version
+    rows = log.labelled & newest
+    score = np.where(log.valid, log.score, 0.0)[rows]
+    weights = np.minimum(1.0 / log.propensity[rows], WEIGHT_CAP)
+    cloud = np.full(len(score), cloud_accuracy)
+    outcomes = Outcomes(score, log.edge_right[rows], cloud, log.amounts[rows], weights)
+    return Source(outcomes, log.states, reading.version)
+
+
+def design(prices: Prices, count: int, seed: int) -> list[RoutingState]:
+    """Random states that cover what a link, a price list (a quarter to five times ``prices``) and a queue may do."""
+    random = np.random.default_rng(seed)
+
+    def scaled(low: float, high: float) -> float:
+        return float(np.exp(random.uniform(math.log(low), math.log(high))))
+
+    states = []
+    for _ in range(count):
+        link = LinkState(
+            scaled(5.0, 800.0), scaled(5e4, 1e8), scaled(5e4, 1e8), random.uniform(0, 100), random.uniform(0, 0.1)
+        )
+        dearer = Prices(**{field.name: getattr(prices, field.name) * scaled(0.25, 5.0) for field in fields(Prices)})
+        queue_s = random.exponential(1.0) if random.random() < 0.5 else 0.0  # half the time there is none
+        states.append(RoutingState(link, dearer, float(queue_s), random.random()))
+    return states
+
+
+def scenarios(prices: Prices, count: int, seed: int, held_out: bool) -> list[Scenario]:
+    """The bundled traces with random round-trip times and tariffs, and requests that come at random (Poisson)."""
+    from cluster.traces import resolve  # noqa: PLC0415
+    from policies.routing_env import Scenario  # noqa: PLC0415
+
+    random = np.random.default_rng([seed, held_out])
+    start, made = SLICE_S * held_out, []
+    for index in range(count):
+        name = TRACES[index % len(TRACES)]
+        up, down = (
+            [8.0 * (trace.arrived(s + 1.0) - trace.arrived(s)) for s in range(start, start + SLICE_S)]
+            for trace in (resolve(f"{name}.up"), resolve(f"{name}.down"))
+        )
+        rtt_ms, tariff = float(np.exp(random.uniform(math.log(20), math.log(300)))), float(random.choice([1.0, 2.0]))
+        now = Prices(**{field.name: getattr(prices, field.name) * tariff for field in fields(Prices)})
+        trace = [
+            (float(s), RoutingState(LinkState(rtt_ms, up[s % SLICE_S], down[s % SLICE_S]), now))
+            for s in range(int(SCENARIO_S))
+        ]
+        made.append(
+            Scenario(
+                trace, np.sort(random.uniform(0, SCENARIO_S, random.poisson(SCENARIO_S * ARRIVALS_PER_S) + 1)).tolist()
+            )
+        )
+    return made
+
+
+def coupling(outcomes: Outcomes, value_usd: float) -> Coupling:
+    """Tokens for ``BUDGET_SHARE`` of a minute's requests, any more fined at an answer's worth each; a busy cloud."""
+    from policies.routing_env import Coupling  # noqa: PLC0415
+
+    tokens = float(np.average(outcomes.amounts[:, 1:4].sum(axis=1), weights=outcomes.weights))
+    offered = tokens * ARRIVALS_PER_S
+    return Coupling(BUDGET_SHARE * offered * 60.0, 60.0, value_usd / tokens, offered / LOAD, "tokens")
+
+
+def _ppo(
+    start: PolicyNet, outcomes: tuple[Outcomes, Outcomes], config: Config, iterations: int, seed: int
+) -> tuple[PolicyNet, dict[str, float]]:
+    """The better of ``start`` and what PPO makes of it, with what each rule earns on the held-out traces."""
+    from cluster import session  # noqa: PLC0415
+    from cluster.train_policy import train_ppo  # noqa: PLC0415
+    from policies.routing_env import play  # noqa: PLC0415
+    from policies.threshold import FixedThreshold, OptimalThreshold  # noqa: PLC0415
+
+    train, held = outcomes
+    objective, speed = config.policy.objective, config.policy.speed
+    coupled = coupling(train, objective.value_usd)
+    shown, hidden = (scenarios(config.prices, 12, seed, held_out) for held_out in (False, True))
+
+    def judge(policy: Any, data: Outcomes = held, where: Sequence[Scenario] = hidden) -> float:
+        return play(policy, data, where, coupled, speed, objective, seed=seed)
+
+    env = {"outcomes": train, "scenarios": shown, "coupling": coupled, "speed": speed, "objective": objective}
+    live = session.start(config.ray)
+    try:
+        run = train_ppo(start, env, judge, iterations, seed)
+    finally:
+        live.stop()
+    fixed = max((FixedThreshold(n / 50) for n in range(51)), key=lambda policy: judge(policy, train, shown))
+    return run.policy, {
+        f"best fixed ({fixed.value:.2f})": judge(fixed),
+        "closed form": judge(OptimalThreshold(objective, speed, config.policy.floor)),
+        "soft gate": run.start_value,
+        f"PPO, iteration {run.iteration}" if run.iteration else "PPO never beat the soft gate": run.best_value,
+    }
+
+
+def _compare(
+    policy: FuncDyn | PolicyNet, outcomes: tuple[Outcomes, Outcomes], states: Sequence[RoutingState], config: Config
+) -> dict[str, float]:
+    """Utility in V per request on the held-out requests, each in every state; the best fixed is found on the others."""
+    train, held = outcomes
+    options, value = config.policy, config.policy.objective.value_usd
+    learnt = kappas(train, states, options.speed, options.objective).mean(axis=0, keepdims=True)
+    price = kappas(held, states, options.speed, options.objective)
+    fixed = float(best_thresholds(train, learnt, value)[0])
+    closed = np.clip(options.objective.cloud_accuracy - price / value, options.floor, 1.0)
+    kept = (held.score >= closed) & (held.score > 0)
+
+    def mean(taus: FloatArray) -> float:
+        return float(earned(held, price, taus, value).mean()) / value
+
+    return {
+        f"best fixed ({fixed:.2f})": mean(np.full(len(states), fixed)),
+        "closed form": float(utility(held, kept, price, value).mean()) / value,
+        type(policy).__name__: mean(np.array([policy.threshold(state, ANY_WORK) for state in states])),
+        "per-state oracle": mean(best_thresholds(held, price, value)),
+    }
+
+
+def _table(title: str, figures: dict[str, float]) -> Table:
+    """Utilities in answers per 1,000 requests, and what each gains over the first row."""
+    table = Table(title=title, title_justify="left")
+    for name in ("policy", "utility, V per 1,000", "against best fixed"):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    first = next(iter(figures.values()))
+    for name, figure in figures.items():
+        table.add_row(name, f"{1e3 * figure:.1f}", f"{1e3 * (figure - first):+.1f}")
+    return table
+
+
+def _fitted(
+    given: Source,
+    states: Sequence[RoutingState],
+    config: Config,
+    method: str,
+    figures: dict[str, float],
+    coupled: dict[str, float],
+) -> dict[str, Any]:
+    """What the file says for people."""
+    return {
+        "method": method,
+        "requests": len(given.outcomes),
+        "states": len(states),
+        "objective": asdict(config.policy.objective),
+        "speed": asdict(config.policy.speed),
+        "utility_per_value": figures,
+        "coupled_utility_per_value": coupled,
+    }
+
+
+def _split(outcomes: Outcomes, seed: int) -> tuple[Outcomes, Outcomes]:
+    rows = np.random.default_rng(seed).permutation(len(outcomes))
+    held = int(HELD_OUT * len(rows))
+    return outcomes.part(rows[held:]), outcomes.part(rows[:held])
+
+
+def _spread(states: Sequence[RoutingState], most: int) -> Sequence[RoutingState]:
+    """At most ``most`` of the states, evenly."""
+    return [states[i] for i in np.unique(np.linspace(0, len(states) - 1, most).astype(int))] if states else []
