@@ -54,11 +54,8 @@ class Scorer:
         """P(``completion`` correct) in [0, 1]; 0 for one the validity gate rejected or that came without logprobs."""
         if not valid or not completion.logprobs:
             return 0.0
-        seen = Running()
-        for logprob in completion.logprobs:
-            if not seen.add(logprob):
-                return 0.0  # a model that computes NaN knows nothing
-        return self.bound.score(seen)
+        seen = Running.of(completion.logprobs)
+        return self.bound.score(seen) if seen else 0.0  # a model that computes NaN knows nothing
 
     @cached_property
     def bound(self) -> ScoreBound:

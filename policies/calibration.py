@@ -94,10 +94,9 @@ class Calibrator:
 
     @classmethod
     def guess(cls) -> Self:
-        """For a model that came without a calibrator: an even chance at a mean token probability of 0.6."""
-        zeros = (0.0,) * len(FEATURES)
-        weights = tuple(4.0 if name == "mean" else 0.0 for name in FEATURES)
-        return cls(zeros, (1.0,) * len(FEATURES), weights, 2.0)
+        """For a model that came without a calibrator: the probability it gives to its own sequence."""
+        weights = tuple(float(name == "sequence") for name in FEATURES)
+        return cls((0.0,) * len(FEATURES), (1.0,) * len(FEATURES), weights, 0.0)
 
     def predict(self, features: FloatArray) -> FloatArray:
         """Score one draft ([d] -> []) or many ([n, d] -> [n]), inside (0, 1).

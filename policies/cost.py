@@ -18,9 +18,10 @@ from policies.types import CloudSpeed, CloudWork, LinkState, Objective, Prices, 
 
 MTOK = 1e6
 GB = 1e9
-_link, _prices, _speed, _work = (
-    attrgetter(*(field.name for field in fields(record))) for record in (LinkState, Prices, CloudSpeed, CloudWork)
-)
+_VALUES = {
+    record: attrgetter(*(field.name for field in fields(record)))
+    for record in (LinkState, Prices, CloudSpeed, CloudWork)
+}
 DEAD_BPS = 1.0  # a link with no bandwidth is priced as one bit a second: absurdly late, yet a number
 
 
@@ -30,17 +31,11 @@ def cloud_cost_usd(work: CloudWork, prices: Prices) -> float:
     Raises:
         ValueError: a price or an amount is negative or not finite, or more tokens are cached than sent.
     """
-    nonnegative(**_named("prices", prices), **_named("work", work))
-    if work.cached_tokens > work.input_tokens:
-        raise ValueError(f"work.cached_tokens must be <= work.input_tokens, got {work.cached_tokens}")
-    fresh = work.input_tokens - work.cached_tokens
-    tokens = (
-        prices.input_usd_per_mtok * fresh
-        + prices.cached_usd_per_mtok * work.cached_tokens
-        + prices.output_usd_per_mtok * work.output_tokens
-    )
-    transfer = prices.transfer_usd_per_gb * (work.up_bytes + work.down_bytes)
-    return prices.request_usd + tokens / MTOK + transfer / GB
+    _check(prices=prices)
+    one, fresh, cached, output, up, down = _amounts(work)
+    tokens = prices.input_usd_per_mtok * fresh + prices.cached_usd_per_mtok * cached
+    tokens += prices.output_usd_per_mtok * output
+    return prices.request_usd * one + tokens / MTOK + prices.transfer_usd_per_gb * (up + down) / GB
 
 
 def cloud_latency_s(work: CloudWork, link: LinkState, speed: CloudSpeed) -> float:
@@ -49,7 +44,7 @@ def cloud_latency_s(work: CloudWork, link: LinkState, speed: CloudSpeed) -> floa
     Raises:
         ValueError: a figure is negative or not finite.
     """
-    nonnegative(**_named("link", link), **_named("speed", speed), **_named("work", work))
+    _check(link=link, speed=speed, work=work)
     wire = speed.round_trips * link.rtt_ms / 1e3
     upload = 8.0 * work.up_bytes / max(link.up_bps, DEAD_BPS)
     download = 8.0 * work.down_bytes / max(link.down_bps, DEAD_BPS)
@@ -83,10 +78,8 @@ def kappa(work: CloudWork, state: RoutingState, speed: CloudSpeed, objective: Ob
 
 def _units(state: RoutingState, speed: CloudSpeed, objective: Objective) -> tuple[float, ...]:
     link, prices, second = state.link, state.prices, objective.second_usd
-    given = (*_link(link), *_prices(prices), *_speed(speed), second, state.queue_s)
-    if not all(0.0 <= value < math.inf for value in given):
-        nonnegative(**_named("link", link), **_named("prices", prices), **_named("speed", speed))
-        nonnegative(second_usd=second, queue_s=state.queue_s)
+    _check(link=link, prices=prices, speed=speed)
+    nonnegative(second_usd=second, queue_s=state.queue_s)
     waiting = speed.round_trips * link.rtt_ms / 1e3 + state.queue_s + speed.ttft_s
     transfer = prices.transfer_usd_per_gb / GB
     return (
@@ -100,13 +93,16 @@ def _units(state: RoutingState, speed: CloudSpeed, objective: Objective) -> tupl
 
 
 def _amounts(work: CloudWork) -> tuple[float, ...]:
-    if not all(0.0 <= value < math.inf for value in _work(work)):
-        nonnegative(**_named("work", work))
+    _check(work=work)
     if work.cached_tokens > work.input_tokens:
         raise ValueError(f"work.cached_tokens must be <= work.input_tokens, got {work.cached_tokens}")
     fresh = work.input_tokens - work.cached_tokens
     return (1.0, fresh, work.cached_tokens, work.output_tokens, work.up_bytes, work.down_bytes)
 
 
-def _named(owner: str, record: CloudWork | LinkState | Prices | CloudSpeed) -> dict[str, float]:
-    return {f"{owner}.{name}": value for name, value in asdict(record).items()}
+def _check(**records: LinkState | Prices | CloudSpeed | CloudWork) -> None:
+    """Every figure is finite and >= 0; names are only spelt out for the one that is not."""
+    for owner, record in records.items():
+        values = _VALUES[type(record)](record)
+        if not (min(values) >= 0.0 and sum(values) < math.inf):  # a NaN makes the sum one
+            nonnegative(**{f"{owner}.{name}": value for name, value in asdict(record).items()})

@@ -104,10 +104,11 @@ def test_bad_importance_weights_are_refused_by_name(weights: list[float]) -> Non
         Calibrator.fit(drafts(2, seed=6)[0], np.array([True, False]), np.array(weights))
 
 
-def test_the_guess_of_an_uncalibrated_model_says_so_and_rises_with_confidence() -> None:
+@pytest.mark.parametrize("logprob", [-0.01, -0.1, -0.5])
+def test_the_guess_of_an_uncalibrated_model_says_so_and_is_what_the_model_thinks(logprob: float) -> None:
     guess = Calibrator.guess()
     assert guess.samples == 0
-    assert guess.predict(features([-0.01] * 9)) > 0.8 > guess.predict(features([-0.5] * 9)) > 0.4
+    assert float(guess.predict(features([logprob] * 9))) == pytest.approx(math.exp(9 * logprob))
 
 
 def test_a_wrong_number_of_features_is_refused(fitted: Calibrator) -> None:

@@ -18,7 +18,7 @@ from policies.errors import Unreachable
 from policies.forecast import Forecast
 from policies.types import Reason, Route
 
-LOWEST_TOKEN = Calibrator((0.0,) * 6, (1.0,) * 6, (0.0, 3.0, 0.0, 0.0, 0.0, 0.0), 3.0, 100)
+WEAKEST_TOKEN = Calibrator((0.0,) * 5, (1.0,) * 5, (3.0, 0.0, 0.0, 0.0, 0.0), 0.0, 100)
 EASY, HARD = "move the slice north", "negotiate the quarterly spectrum lease"
 
 
@@ -46,7 +46,7 @@ async def kit_with(forecast: Forecast | None, edge: FakeEngine | None = None, **
     drafting = fields.pop("drafting", DraftOptions(explore=0.0))
     edge = edge or TokenEngine()
     kit = NodeKit(edge, options=NodeOptions(audit_rate=0.0, drafting=drafting), **fields)
-    kit.node._drafter._scorers.add(kit.edge.version, Scorer(LOWEST_TOKEN, forecast))
+    kit.node._drafter._scorers.add(kit.edge.version, Scorer(WEAKEST_TOKEN, forecast))
     logprobs, edge.logprobs = edge.logprobs, SURE
     for _ in range(ENOUGH):
         await kit.node.answer(ask())
@@ -128,7 +128,7 @@ async def test_both_early_decisions_can_be_switched_off(forecast: Forecast) -> N
 
 async def test_a_node_that_does_not_know_its_pace_yet_decides_nothing_early(forecast: Forecast) -> None:
     kit = NodeKit(TokenEngine(logprobs=UNSURE), options=NodeOptions(audit_rate=0.0))
-    kit.node._drafter._scorers.add(kit.edge.version, Scorer(LOWEST_TOKEN, forecast))
+    kit.node._drafter._scorers.add(kit.edge.version, Scorer(WEAKEST_TOKEN, forecast))
     assert (await kit.node.answer(hard())).reason is Reason.SCORE_BELOW
 
 

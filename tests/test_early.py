@@ -55,8 +55,16 @@ def test_the_bound_never_rises_while_a_draft_grows(calibrator: Calibrator, token
         before = now
 
 
+@given(drafts)
+def test_a_whole_draft_at_once_is_the_same_as_token_by_token(tokens: list[float]) -> None:
+    at_once, step_by_step = Running.of(tokens), follow(tokens)
+    assert at_once is not None
+    assert (at_once.count, at_once.lowest) == (step_by_step.count, step_by_step.lowest)
+    assert at_once.total == pytest.approx(step_by_step.total)
+
+
 def test_one_impossible_token_settles_a_draft() -> None:
-    calibrator = Calibrator((0.0,) * 6, (1.0,) * 6, (1.0, 1.0, 0.5, 0.5, 0.0, 0.0), 4.0, 100)
+    calibrator = Calibrator((0.0,) * 5, (1.0,) * 5, (2.0, 0.5, 0.5, 0.0, 0.0), 4.0, 100)
     seen = follow([-0.01, -12.0])
     assert ScoreBound(calibrator).upper(seen, 200) < 0.001
 
@@ -71,3 +79,4 @@ def test_what_is_no_log_probability_is_refused(wrong: float) -> None:
     seen = follow([-0.1])
     assert not seen.add(wrong)
     assert seen == follow([-0.1])
+    assert Running.of([-0.1, wrong]) is None

@@ -110,7 +110,7 @@ def drafts(n: int, seed: int = 0) -> FloatArray:
     return np.array([features((-draw.exponential(draw.random(), 12)).tolist()) for _ in range(n)])
 
 
-OLD = Calibrator((0.0,) * len(FEATURES), (1.0,) * len(FEATURES), (3.0, *(0.0,) * (len(FEATURES) - 1)), 2.0, samples=500)
+OLD = Calibrator((0.0,) * len(FEATURES), (1.0,) * len(FEATURES), (1.0, *(0.0,) * (len(FEATURES) - 1)), 2.0, samples=500)
 
 
 def truth(x: FloatArray, shift: float, stretch: float) -> FloatArray:

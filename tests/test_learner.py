@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -154,7 +155,7 @@ def judged(records: Sequence[OffloadRecord], base: str, candidate: str) -> tuple
 
 
 PARENT = replace(Calibrator.guess(), samples=100)
-BELIEF = 0.8022  # what PARENT says of two tokens at -0.1 and -0.2
+BELIEF = math.exp(-0.3)  # what PARENT says of two tokens at -0.1 and -0.2
 
 
 def test_silence_never_speaks_for_the_candidate() -> None:

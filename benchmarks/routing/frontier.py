@@ -21,8 +21,10 @@ def against_prompt_only(given: Material) -> list[Figure]:
     right = given.fit.edge_right > 0.5
     router = PromptScore.fit([row.question for row in given.fit_rows], [row.offered for row in given.fit_rows], right)
     by_prompt = np.array([router.predict(row.question, row.offered) for row in given.rows])
-    ours, theirs = (_offloads_at(given, score) for score in (given.held.score, by_prompt))
+    perfect = given.held.edge_right - 0.5 * given.held.cloud_right
+    least, ours, theirs = (_offloads_at(given, score) for score in (perfect, given.held.score, by_prompt))
     return [
+        Figure("offloads at 95 % of the cloud's success, at least (a router that knows)", least, "share"),
         Figure("offloads at 95 % of the cloud's success, by the draft", ours, "share"),
         Figure("offloads at 95 % of the cloud's success, by the prompt alone", theirs, "share"),
         at_least("fewer offloads than the prompt-only router", 1.0 - ours / theirs, "share", 0.2),
