@@ -18,17 +18,17 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_a_valid_configuration(path: Path) -> None:
     config = load_config(path)
-    assert config.prices.input_usd_per_mtok > 0
+    assert config.price_list.prices_at(0.0).input_usd_per_mtok > 0
 
 
-def test_the_examples_are_the_three_promised_ones() -> None:
-    assert [path.stem for path in EXAMPLES] == ["gpu", "openai-cloud", "single-machine"]
-    gpu = load_config(EXAMPLES[0])
+def test_the_examples_are_the_promised_ones() -> None:
+    assert [path.stem for path in EXAMPLES] == ["budgets", "gpu", "openai-cloud", "single-machine"]
+    gpu = load_config(EXAMPLES[1])
     assert (gpu.site.engine.model, gpu.cloud.model) == ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-32B")
 
 
 def test_the_single_machine_example_names_only_bundled_models() -> None:
-    config = load_config(EXAMPLES[2])
+    config = load_config(EXAMPLES[3])
     assert (config.site.engine.model, config.cloud.model) == ("bundled:edge", "bundled:cloud")
     assert config.ray.address is None
 
@@ -76,6 +76,16 @@ def test_every_setting_is_documented() -> None:
         ("site: {port: 9000}\ncloud: {port: 9000}", ["line 2: cloud.port: 9000 is also site.port"]),
         ("link: {initial: {up: -1}}", ["link.initial.up: a rate of -1", "outage: true"]),
         ("link: {initial: {down: []}}", ["line 1: link.initial.down: [] cannot be used"]),
+        ("policy: {kind: policynet}", ["policy.file: missing", "netgpt train policy"]),
+        ("policy: {file: p.json}", ["policy.file: of no use to kind optimal", "Fix"]),
+        ("policy: {risk: 0}", ["policy.risk: 0", "Fix"]),
+        ("policy: {budget: {offload_rate: 30}}", ["policy.budget.offload_rate: 30", "Fix"]),
+        ("tariff: {zone: UTC, periods: [{start: '08:00', end: '20:00', prices: {}}]}", ["no price", "20:00", "Fix"]),
+        (
+            "tariff: {zone: Mars/Olympus, periods: [{start: '00:00', end: '24:00', prices: {}}]}",
+            ["Mars/Olympus", "time zone", "Fix"],
+        ),
+        ("prices: {request_usd: 1}\ntariff: {zone: UTC, periods: []}", ["tariff: prices are given too", "Fix"]),
         ("ray: {temp_dir: /tmp/a-very-long-directory-name-for-unix-sockets}", ["ray.temp_dir", "too long"]),
         ("site: {port: 1}\nsite: {port: 2}", ["line 2: site was already given on line 1", "Fix"]),
         ("site: {port: 1", ["line 1, column", "not YAML", "Fix"]),
