@@ -7,6 +7,7 @@ now; ``draft`` makes one to the end whatever it costs; ``strict`` is the grammar
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -17,6 +18,7 @@ from actors.answer import Draft, Served
 from actors.chat import ChatRequest, closed
 from actors.draft_pace import DraftPace
 from actors.engine import Completion, Engine, Generation, Watch
+from actors.scorer import Proposal
 from actors.site_rules import Scorers
 from policies.decide import Patience, worth_making
 from policies.errors import EngineError, NetGPTError
@@ -108,7 +110,12 @@ class Drafter:
         seconds = self._clock() - began
         self.pace.observe(generation, seconds, len(request.payload))
         drafts = [self._judged(request, generation, completion, seconds) for completion in generation.completions]
-        return max(drafts, key=lambda draft: (draft.error is None, draft.score))
+        rater = self._scorers.of(generation.version).rater
+        if rater is None or not drafts[0].whole:
+            return max(drafts, key=lambda draft: (draft.error is None, draft.score))
+        proposals = [Proposal(draft.completion, draft.parsed, draft.error is None) for draft in drafts]
+        rated = await asyncio.to_thread(rater.score, request.prompt, proposals)
+        return replace(drafts[rated.best], score=float(rated.scores[rated.best]))
 
     async def strict(self, request: ChatRequest, draft: str) -> Served | None:
         """The last resort where a grammar can say what is valid: an answer whose score would mean nothing."""
@@ -132,10 +139,10 @@ class Drafter:
         return worth_making(gain, self.pace.draft_s, outlook.objective)
 
     def _watch(self, request: ChatRequest, outlook: Outlook) -> Watch | None:
-        if not self._options.during or self._options.samples > 1 or not self.pace.known:
-            return None
-        bound = self._scorers.of(self._version()).bound
-        return Patience(bound, outlook.threshold, request.sampling.max_tokens)
+        scorer = self._scorers.of(self._version())
+        if not self._options.during or self._options.samples > 1 or not self.pace.known or scorer.rater:
+            return None  # the bound is one on calibrated log-probabilities
+        return Patience(scorer.bound, outlook.threshold, request.sampling.max_tokens)
 
     def _unfinished(self, request: ChatRequest, why: str, reason: Reason, propensity: float) -> Draft:
         guess = len(request.payload) // BYTES_PER_TOKEN

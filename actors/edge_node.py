@@ -25,6 +25,7 @@ from actors.engine import Engine, Generation
 from actors.limits import LimitOptions, Limits
 from actors.log_record import OffloadRecord
 from actors.node_counts import NodeCounts
+from actors.scorer import Scorer
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import Swapper, SwapReport, Weights
 from policies.cost import cloud_cost_usd
@@ -111,6 +112,7 @@ class EdgeNode:
         limits: budgets, caps and guarantees; None for none, not even a watch for drift.
         link, log: see the protocols above.
         verify: checks a version's directory against its checksum before a swap.
+        load_scorer: reads the scorer of a version's directory.
         clock: monotonic seconds; ``wall`` is Unix time; ``rng`` draws the audits.
     """
 
@@ -126,6 +128,7 @@ class EdgeNode:
         log: Log,
         verify: Callable[[Path, str], None],
         limits: Limits | None = None,
+        load_scorer: Callable[[Path], Scorer] = Scorer.load,
         options: NodeOptions | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.time,
@@ -137,7 +140,7 @@ class EdgeNode:
         self._cloud, self._link, self._log = cloud, link, log
         self._clock, self._wall, self._rng = clock, wall, rng or random.Random()
         self.limits = limits or _unlimited(rules)
-        self._swapper = Swapper(engine, weights, scorers, verify, clock)
+        self._swapper = Swapper(engine, weights, scorers, verify, clock, load_scorer)
         self._drafter = Drafter(engine, scorers, self.options.drafting, lambda: self.version, clock, self._rng)
         self._audits: set[asyncio.Task[None]] = set()  # at most options.audit_limit, see _has_room
         self._offloading = 0  # calls to the cloud that clients wait for

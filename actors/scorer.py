@@ -6,17 +6,19 @@ A scorer belongs to one version of the weights; ``EdgeNode`` keeps one per versi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from actors.engine import Completion
+from actors.engine import Completion, Prompt
 from policies.calibration import Calibrator
 from policies.early import Running, ScoreBound
 from policies.errors import StoreError
 from policies.forecast import Forecast
+from policies.score import FloatArray
+from policies.types import ParsedText
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +26,41 @@ CALIBRATOR_FILE, FORECAST_FILE = "calibrator.json", "forecast.json"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One draft as it came from the engine, parsed, with the validity gate's word."""
+
+    completion: Completion
+    parsed: ParsedText
+    valid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """P(correct) of each draft, shape [K], exactly 0 for an invalid one, and which to keep, the first of equals."""
+
+    scores: FloatArray
+    best: int
+
+
+class Rater(Protocol):
+    """Scores the drafts of one request together; ``actors.scorers.DraftScorer`` is one."""
+
+    def score(self, prompt: Prompt, proposals: Sequence[Proposal]) -> Scored:
+        """There must be one draft at least; may take milliseconds."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scorer:
-    """s = P(draft correct) for drafts of one version of the weights, and what can be forecast of it from a prompt."""
+    """s = P(draft correct) for drafts of one version of the weights, and what can be forecast of it from a prompt.
+
+    ``rater``, if any, takes the place of the calibrated log-probabilities once drafts are whole.
+    """
 
     calibrator: Calibrator
     forecast: Forecast | None = None
+    rater: Rater | None = None
 
     @classmethod
     def load(cls, directory: Path) -> Scorer:

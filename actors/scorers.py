@@ -21,14 +21,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from actors.engine import Completion, Prompt
-from actors.scorer import Scorer
+from actors.scorer import Proposal, Scored, Scorer
 from policies.agreement import vote
 from policies.calibration import BoolArray, Calibrator, Isotonic, Platt, ScoreMap, map_from_json
 from policies.errors import BadConfig, StoreError
 from policies.preference import Answer, Head, Judged, fit_head, pool, preference_pairs
 from policies.score import FloatArray, features
 from policies.toolcalls import parse, same_answer
-from policies.types import ParsedText
 
 T = TypeVar("T")
 
@@ -37,15 +36,6 @@ WINDOW = 160  # prompt tokens before an answer that ``preference`` reads: the co
 HIDDEN = 16  # units of the reward head
 MANY = 500  # labels from which a map may take any rising shape
 UNKNOWN = -math.inf  # the raw score of a draft about which a scorer knows nothing; its probability is 0
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """One draft as it came from the engine, parsed, with the validity gate's word."""
-
-    completion: Completion
-    parsed: ParsedText
-    valid: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +70,6 @@ class RawScorer(Protocol):
     def raw(self, prompt: Prompt, proposals: Sequence[Proposal]) -> FloatArray:
         """Shape [K]; ``UNKNOWN`` where nothing can be said. Only valid drafts need a number."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """P(correct) of each draft, shape [K], exactly 0 for an invalid one, and which to keep, the first of equals."""
-
-    scores: FloatArray
-    best: int
 
 
 @dataclass(frozen=True, slots=True)

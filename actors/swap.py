@@ -55,6 +55,7 @@ class Swapper:
     Args:
         verify: raises StoreError unless the directory holds exactly what the checksum promises (runs in a thread).
         clock: monotonic seconds.
+        load: reads the scorer of a version's directory (runs in a thread).
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Swapper:
         scorers: Scorers,
         verify: Callable[[Path, str], None],
         clock: Callable[[], float],
+        load: Callable[[Path], Scorer] = Scorer.load,
     ) -> None:
         self.live = live
         self._engine, self._scorers, self._verify, self._clock = engine, scorers, verify, clock
+        self._load_scorer = load
         self._turn = asyncio.Lock()
 
     async def swap(self, target: Weights, sha256: str) -> SwapReport:
@@ -93,7 +96,7 @@ class Swapper:
     async def _load(self, target: Weights, sha256: str, began: float, moments: dict[str, float]) -> LoadReport:
         await asyncio.to_thread(self._verify, target.path, sha256)
         self._scorers.add(self.live.version, self._scorers.of(self.live.version))  # never the oldest, so never dropped
-        self._scorers.add(target.version, await asyncio.to_thread(Scorer.load, target.path))
+        self._scorers.add(target.version, await asyncio.to_thread(self._load_scorer, target.path))
         report = await self._engine.load(target.path, target.version)
         moments["loaded"] = self._clock() - began
         moments |= {"drained": moments["loaded"] - report.gap_s, "loaded": moments.pop("loaded")}

@@ -1,4 +1,4 @@
-"""The ``netgpt`` command: demo, serve, status, ask, replay, train policy.
+"""The ``netgpt`` command: demo, serve, status, ask, replay, train policy, train scorer.
 
 Every command imports what it needs when it runs, so ``--help`` is instant. A mistake of the user's or a part that
 fails is one sentence on stderr and exit code 2, never a traceback.
@@ -43,6 +43,13 @@ class PolicyKind(StrEnum):
 
     FUNCDYN = "funcdyn"
     POLICYNET = "policynet"
+
+
+class ScorerKind(StrEnum):
+    """What ``train scorer`` can fit."""
+
+    PREFERENCE = "preference"
+    ENSEMBLE = "ensemble"
 
 
 class Method(StrEnum):
@@ -162,6 +169,19 @@ def policy(
         seed=seed,
         console=Console(),
     )
+
+
+@train.command()
+def scorer(
+    kind: Annotated[ScorerKind, typer.Argument(help="What is fitted.")],
+    config: ConfigFile = None,
+) -> None:
+    """Fit a scorer for the newest edge version to its log, and publish it with the weights (for policy.scorer)."""
+    from rich.console import Console
+
+    from orchestrator.train_scorer import train_scorer
+
+    train_scorer(kind.value, _config(config), Console())
 
 
 def main() -> None:

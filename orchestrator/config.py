@@ -94,6 +94,13 @@ class PolicyOptions(Options):
     floor: float = Field(default=0.0, ge=0, le=1)
     """For kind optimal: the threshold never falls below this."""
 
+    scorer: Literal["logprob", "preference", "ensemble"] = "logprob"
+    """What scores a draft: its calibrated log-probabilities, or what ``netgpt train scorer`` has fitted: a reward
+    model on the edge's hidden states, or both together with the agreement of several drafts."""
+
+    samples: int = Field(default=1, ge=1, le=16)
+    """Drafts per request, of which the best by score counts; more than one helps only at a temperature above 0."""
+
     before: bool = True
     """Whether a draft that would hardly be kept, judged by its prompt, is not begun (kind fixed begins all)."""
 

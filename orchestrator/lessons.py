@@ -63,8 +63,7 @@ class Lessons:
 
 def lessons(records: Iterable[OffloadRecord], base_version: str, gate_share: float) -> Lessons:
     """Sort ``records`` (any order) into a round that starts from ``base_version``."""
-    poisoned: Counter[str] = Counter()
-    cases = [case for r in sorted(records, key=lambda r: r.time_us) if (case := _case(r, poisoned))]
+    cases, poisoned = readable(records)
     train = [case for case in cases if not held_out(case.record.request_hash, gate_share)]
     gate = [case for case in cases if held_out(case.record.request_hash, gate_share)]
     return Lessons(
@@ -75,6 +74,13 @@ def lessons(records: Iterable[OffloadRecord], base_version: str, gate_share: flo
         poisoned=dict(poisoned),
         labelled=sum(case.cloud is not None for case in cases),
     )
+
+
+def readable(records: Iterable[OffloadRecord]) -> tuple[list[Case], Counter[str]]:
+    """The records that can be used, oldest first, and how many cannot, by reason."""
+    poisoned: Counter[str] = Counter()
+    cases = [case for r in sorted(records, key=lambda r: r.time_us) if (case := _case(r, poisoned))]
+    return cases, poisoned
 
 
 def held_out(request_hash: str, share: float) -> bool:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from actors.drafting import DraftOptions
 from actors.edge_node import NodeOptions
 from actors.limits import LimitOptions, Limits
+from actors.scorer import Rater, Scorer, first_scorer
 from orchestrator.config import Config
 from policies.budget import Budgets
 from policies.control import Snapshot
+from policies.errors import StoreError
 from policies.policy_file import load_policy
 from policies.threshold import ThresholdInputs, ThresholdPolicy, build_threshold
 
@@ -69,8 +73,41 @@ def node_options(config: Config, cloud_model: str) -> NodeOptions:
     """How the node behaves."""
     policy = config.policy
     before = policy.before and policy.kind != "fixed"
-    drafting = DraftOptions(before=before, during=policy.during, explore=policy.explore)
+    drafting = DraftOptions(policy.samples, before, policy.during, policy.explore)
     return NodeOptions(config.site.audit_rate, drafting=drafting, cloud_model=cloud_model)
+
+
+def scorer(config: Config, directory: Path) -> Scorer:
+    """The configured scorer of the model version to start with.
+
+    Raises:
+        StoreError: it was not fitted for these weights; says how to.
+    """
+    first = first_scorer(directory)
+    return first if config.policy.scorer == "logprob" else replace(first, rater=_rater(config, directory))
+
+
+def next_scorer(config: Config, directory: Path) -> Scorer:
+    """The scorer of new weights: the configured kind where it was fitted for them, else log-probabilities."""
+    try:
+        return replace(
+            Scorer.load(directory), rater=None if config.policy.scorer == "logprob" else _rater(config, directory)
+        )
+    except StoreError as why:
+        logger.warning("%s; drafts of these weights are scored by their log-probabilities", why)
+        return Scorer.load(directory)
+
+
+def _rater(config: Config, directory: Path) -> Rater:
+    from actors.scorers import build_scorer, scorer_file  # noqa: PLC0415  (only who asks for one pays for torch)
+
+    kind = config.policy.scorer
+    if not scorer_file(directory, kind).exists():
+        raise StoreError(
+            f"policy.scorer: {kind} was never fitted for {directory.name}. Fix: serve with scorer logprob, then run "
+            f"netgpt train scorer {kind}"
+        )
+    return build_scorer(kind, directory)
 
 
 def limits(config: Config, clock: Callable[[], float] = time.monotonic) -> Limits:

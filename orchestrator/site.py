@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,12 @@ from actors.model_store import verify
 from actors.offload_log import OffloadLog
 from actors.options import CallOptions, EngineOptions
 from actors.remote_engine import RemoteEngine
-from actors.scorer import first_scorer
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import SwapReport, Weights
 from cluster.telemetry.client import TelemetryClient
 from orchestrator.config import Config
 from orchestrator.http import SurfaceOptions, create_app
-from orchestrator.rules import PolicyBuilder, default_snapshot, limits, node_options
+from orchestrator.rules import PolicyBuilder, default_snapshot, limits, next_scorer, node_options, scorer
 from policies.breaker import BreakerPolicy
 from policies.control import LinkReport, Swap
 from policies.errors import BadConfig
@@ -182,13 +182,14 @@ class EdgeSite:
         node = EdgeNode(
             engine=engine,
             weights=self._weights,
-            scorers=Scorers(self._weights.version, first_scorer(self._weights.path)),
+            scorers=Scorers(self._weights.version, scorer(config, self._weights.path)),
             cloud=cloud,
             rules=SiteRules(self._policy, default_snapshot(config)),
             link=self._link,
             log=self._log,
             verify=verify,
             limits=limits(config),
+            load_scorer=partial(next_scorer, config),
             options=node_options(config, self._cloud_model),
         )
         node.observers.extend(self._observers)

@@ -21,7 +21,7 @@ def main() -> int:
     given = material(options.quick, options.var)
     seeds = 1 if options.quick else 3
     figures = [
-        *thresholds.closed_gap(given, seeds),
+        *thresholds.closed_gaps(given, seeds),
         *thresholds.violations(given),
         *frontier.against_prompt_only(given),
         *frontier.against_fixed(given, options.traces, options.arrivals),

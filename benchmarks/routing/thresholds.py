@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from policies.soft_gate import best_thresholds, fit_funcdyn, fit_policynet, typi
 from policies.threshold import OptimalThreshold, ThresholdPolicy
 from policies.types import LinkState, RoutingState
 
+WORTHS_USD = (0.001, 0.003, 0.01)  # of an answer, where a second costs $0.0008 and an offload about as much
 RESAMPLES = 1000
 SEEDS = 3
 DENSE = 13  # values of each input in the search for violations
@@ -29,6 +31,15 @@ def fitted(given: Material, seed: int = 0) -> dict[str, ThresholdPolicy]:
         "funcdyn": fit_funcdyn(*common),
         "policynet": fit_policynet(*common, seed=seed),
     }
+
+
+def closed_gaps(given: Material, seeds: int) -> list[Figure]:
+    """``closed_gap`` for cheap, middling and dear answers: the worth decides how much a threshold matters."""
+    found = []
+    for worth in WORTHS_USD:
+        there = replace(given, objective=replace(given.objective, value_usd=worth))
+        found += [replace(figure, name=f"V = ${worth:g}: {figure.name}") for figure in closed_gap(there, seeds)]
+    return found
 
 
 def closed_gap(given: Material, seeds: int) -> list[Figure]:
