@@ -22,7 +22,7 @@ class Draft:
     """The edge model's own proposal.
 
     ``error`` says why it may not be served, ``unusable`` of what kind that is; its score is then 0. ``propensity`` was
-    the probability that it was begun.
+    the probability that it was begun, ``expected`` what the prompt alone said of it (None without a forecast).
     """
 
     completion: Completion
@@ -34,6 +34,7 @@ class Draft:
     seconds: float
     unusable: Reason | None = None
     propensity: float = 1.0
+    expected: float | None = None
 
     @property
     def whole(self) -> bool:

@@ -88,15 +88,18 @@ class Drafter:
 
     async def propose(self, request: ChatRequest, outlook: Outlook | None) -> Draft:
         """A draft, as far as it is worth making; ``outlook`` None says that there is nothing to fall back on."""
+        expected = self._expected(request)
         if outlook is None:
-            return await self.draft(request)
+            return replace(await self.draft(request), expected=expected)
         explored = 1.0
-        if self._options.before and not self._worth_beginning(request, outlook):
+        if self._options.before and not self._worth_beginning(expected, outlook):
             explored = self._options.explore
             if self._rng.random() >= explored:
                 why = "not begun: it would hardly be kept"
-                return self._unfinished(request, why, Reason.DRAFT_SKIPPED, explored)
-        return replace(await self.draft(request, self._watch(request, outlook)), propensity=explored)
+                skipped = self._unfinished(request, why, Reason.DRAFT_SKIPPED)
+                return replace(skipped, propensity=explored, expected=expected)
+        draft = await self.draft(request, self._watch(request, outlook))
+        return replace(draft, propensity=explored, expected=expected)
 
     async def draft(self, request: ChatRequest, watch: Watch | None = None) -> Draft:
         """The best of the edge model's proposals; an edge engine that fails proposes nothing valid."""
@@ -106,7 +109,7 @@ class Drafter:
             generation = await self._engine.generate(request.prompt, sampling)
         except EngineError as why:
             logger.warning("the edge model failed, request %s goes to the cloud: %s", request.request_id, why)
-            return self._unfinished(request, f"the edge model failed: {why}", Reason.DRAFT_INVALID, 1.0)
+            return self._unfinished(request, f"the edge model failed: {why}", Reason.DRAFT_INVALID)
         seconds = self._clock() - began
         self.pace.observe(generation, seconds, len(request.payload))
         drafts = [self._judged(request, generation, completion, seconds) for completion in generation.completions]
@@ -131,11 +134,15 @@ class Drafter:
         parsed = parse(text)
         return None if request.problem(parsed) else Served.generation(generation, text, parsed)
 
-    def _worth_beginning(self, request: ChatRequest, outlook: Outlook) -> bool:
+    def _expected(self, request: ChatRequest) -> float | None:
         forecast = self._scorers.of(self._version()).forecast
-        if forecast is None or not self.pace.known:
+        return forecast.prompt.predict(request.question, len(request.shown_tools)) if forecast else None
+
+    def _worth_beginning(self, expected: float | None, outlook: Outlook) -> bool:
+        forecast = self._scorers.of(self._version()).forecast
+        if forecast is None or expected is None or not self.pace.known:
             return True
-        gain = forecast.gain(request.question, len(request.shown_tools), outlook.threshold)
+        gain = forecast.spread.gain(expected, outlook.threshold)
         return worth_making(gain, self.pace.draft_s, outlook.objective)
 
     def _watch(self, request: ChatRequest, outlook: Outlook) -> Watch | None:
@@ -144,9 +151,9 @@ class Drafter:
             return None  # the bound is one on calibrated log-probabilities
         return Patience(scorer.bound, outlook.threshold, request.sampling.max_tokens)
 
-    def _unfinished(self, request: ChatRequest, why: str, reason: Reason, propensity: float) -> Draft:
+    def _unfinished(self, request: ChatRequest, why: str, reason: Reason) -> Draft:
         guess = len(request.payload) // BYTES_PER_TOKEN
-        return Draft(NOTHING, ParsedText(""), why, 0.0, self._version(), guess, 0.0, reason, propensity)
+        return Draft(NOTHING, ParsedText(""), why, 0.0, self._version(), guess, 0.0, reason)
 
     def _judged(self, request: ChatRequest, generation: Generation, completion: Completion, seconds: float) -> Draft:
         parsed = parse(completion.text)

@@ -124,8 +124,7 @@ class Limits:
         self._ascent = self._ascent.observe(Spent(asked, answer.cost_usd, answer.seconds, possible), self._clock())
         if answer.draft.version != self._version:
             self._forget(answer.draft.version)
-        if answer.draft.whole:
-            self._watch(answer.decision.score)
+        self._watch(answer.draft.expected, answer.decision.score)
 
     def labelled(self, answer: Answer, cloud: CloudCall | None) -> None:
         """A request is done; ``cloud`` is what is known of the cloud's answer, served or found by an audit."""
@@ -141,6 +140,7 @@ class Limits:
         self._labels += 1
         if self._monitor and draft.error is None:
             self._monitor.observe_label(answer.decision.score, right)
+            self._alarm(self._monitor)
         if self._options.risk is not None and self._labels % PROOF_EVERY == 0:
             self._prove()
 
@@ -171,19 +171,29 @@ class Limits:
         self._alarmed = False
         self._proved = SafeThreshold(1.0, 0.0, "nothing is known of these weights yet")
 
-    def _watch(self, score: float) -> None:
+    def _watch(self, expected: float | None, score: float) -> None:
+        """One more request.
+
+        Not its score is watched but what its prompt says of it: which drafts are made at all depends on the threshold,
+        so their scores change with every link, while of prompts all are seen. Without a forecast labels alone are.
+        """
         if self._options.safe_threshold == 0.0:
             return
-        if self._monitor is None:
-            self._scores.append(score)
-            if len(self._scores) >= REFERENCE_SCORES:
-                self._monitor = DriftMonitor(Reference.fit(self._scores, self._gap))
+        if self._monitor is not None:
+            if expected is not None:
+                self._monitor.observe_score(expected, self._rng.random())
+                self._alarm(self._monitor)
             return
-        self._monitor.observe_score(score, self._rng.random())
-        if not self._alarmed and self._monitor.state.alarm:
-            self._alarmed = True
-            reason, safe = self._monitor.state.reason, self._options.safe_threshold
-            logger.warning("%s; the threshold of %s is at least %.2f from now on", reason, self._version, safe)
+        self._scores.append(score if expected is None else expected)
+        if len(self._scores) >= REFERENCE_SCORES:
+            self._monitor = DriftMonitor(Reference.fit(self._scores, self._gap))
+
+    def _alarm(self, monitor: DriftMonitor) -> None:
+        if self._alarmed or not monitor.state.alarm:
+            return
+        self._alarmed = True
+        reason, safe = monitor.state.reason, self._options.safe_threshold
+        logger.warning("%s; the threshold of %s is at least %.2f from now on", reason, self._version, safe)
 
     def _prove(self) -> None:
         assert self._options.risk is not None

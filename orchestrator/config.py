@@ -2,8 +2,8 @@
 
 ``load_config`` reads and checks a file; ``Config()`` is the embedded default. The settings of engines, log, store
 and learner are declared in ``actors.options``, those of Ray, cloud, link and telemetry in ``cluster.options``, those of
-the decision in ``policy_options``, the rest here. Every mistake becomes one ``BadConfig`` that names the file, the line, the key, the value and the fix.
-``resolve_model`` turns ``bundled:edge`` into the packaged directory.
+the decision in ``policy_options``, the rest here. Every mistake becomes one ``BadConfig`` that names the file, the
+line, the key, the value and the fix. ``resolve_model`` turns ``bundled:edge`` into the packaged directory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings of the decision: what scores a draft, how good it must be, and what budgets and guarantees stand around it."""
+"""Settings of the decision: what scores a draft, how good it must be, which budgets and guarantees hold."""
 
 from __future__ import annotations
 

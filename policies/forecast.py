@@ -92,10 +92,6 @@ class Forecast:
         predicted = np.array([self.prompt.predict(q, n) for q, n in zip(questions, tools, strict=True)])
         return Forecast(self.prompt, ScoreSpread.fit(predicted, score))
 
-    def gain(self, question: str, tools: int, threshold: float) -> float:
-        """E[(s - tau)+ | x]: what drafting is expected to win over asking the cloud, in units of V."""
-        return self.spread.gain(self.prompt.predict(question, tools), threshold)
-
     def to_json(self) -> str:
         """One JSON object."""
         return json.dumps({"prompt": json.loads(self.prompt.to_json()), "spread": asdict(self.spread)})

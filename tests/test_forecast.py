@@ -57,20 +57,24 @@ EASY, HARD = (
 FORECAST = Forecast.fit(EASY + HARD, [3] * 200, np.array([0.95] * 100 + [0.1] * 100))
 
 
+def gain(forecast: Forecast, question: str, threshold: float) -> float:
+    return forecast.spread.gain(forecast.prompt.predict(question, 3), threshold)
+
+
 def test_the_words_tell_easy_prompts_from_hard_ones() -> None:
-    assert FORECAST.gain("set the alarm to 7 please", 3, 0.5) > 0.3
-    assert FORECAST.gain("weigh option 7 against peers", 3, 0.5) < 0.02
+    assert gain(FORECAST, "set the alarm to 7 please", 0.5) > 0.3
+    assert gain(FORECAST, "weigh option 7 against peers", 0.5) < 0.02
 
 
 def test_new_weights_that_became_good_at_hard_prompts_make_them_worth_drafting() -> None:
     better = FORECAST.respread(EASY + HARD, [3] * 200, np.full(200, 0.95))
-    assert better.gain("weigh option 7 against peers", 3, 0.5) > 0.3
+    assert gain(better, "weigh option 7 against peers", 0.5) > 0.3
 
 
 def test_json_gives_the_same_forecast_back() -> None:
     again = Forecast.from_json(FORECAST.to_json())
     for question in (EASY[3], HARD[5], "something else"):
-        assert again.gain(question, 3, 0.4) == pytest.approx(FORECAST.gain(question, 3, 0.4), abs=1e-3)
+        assert gain(again, question, 0.4) == pytest.approx(gain(FORECAST, question, 0.4), abs=1e-3)
 
 
 @pytest.mark.parametrize("broken", ["", "{}", "[]", '{"prompt": {}, "spread": {}}'])

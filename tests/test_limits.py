@@ -6,14 +6,18 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from edge_fakes import GOOD, NORTH, SNAPSHOT, SOUTH, SURE, UNSURE, WEST, FakeEngine, NodeKit, ask
 
+from actors.answer import Answer, Draft, Served, Situation
 from actors.edge_node import NodeOptions
+from actors.engine import Completion
 from actors.limits import PROOF_EVERY, REFERENCE_SCORES, LimitOptions, Limits
 from policies.budget import Budgets
 from policies.errors import Refused
-from policies.types import CloudWork, LinkState, Reason, Route, RoutingState
+from policies.toolcalls import parse
+from policies.types import CloudWork, Decision, LinkState, Reason, Route, RoutingState
 
 STATE, WORK = RoutingState(GOOD, SNAPSHOT.prices), CloudWork(1000, 500, 200, 20)
 
@@ -101,6 +105,31 @@ async def test_labels_that_contradict_the_scores_raise_the_threshold_and_the_gau
         await kit.node.close()
     assert kit.node.gauges()["drift_alarm"] == 1.0
     assert (await kit.node.answer(ask())).decision.threshold >= 0.99
+
+
+def answers(limits: Limits, expected: list[float], score: float) -> None:
+    """Requests whose prompts promise ``expected`` and whose drafts score ``score``."""
+    draft = Draft(Completion(NORTH, SURE, "stop", 8), parse(NORTH), None, score, "v", 100, 0.1)
+    for value in expected:
+        decision = Decision(Route.EDGE, Reason.SCORE_PASSED, score, 0.5, 0.0)
+        situation = Situation(STATE, SNAPSHOT, "fixed", 0.5, 0.0)
+        served = Served.draft(draft)
+        made = Answer(ask(), situation, replace(draft, expected=value), decision, served, *_EDGE, 0.1)
+        limits.answered(made)
+
+
+_EDGE = (Route.EDGE, Reason.SCORE_PASSED)
+
+
+def test_other_traffic_raises_the_alarm_and_scores_that_move_with_the_threshold_do_not() -> None:
+    steady = np.random.default_rng(0).beta(4, 2, 1500).tolist()
+    limits = limited(safe_threshold=0.95)
+    answers(limits, steady[:750], 0.9)
+    answers(limits, steady[750:], 0.3)
+    assert limits.gauges()["drift_alarm"] == 0.0
+    answers(limits, [0.2 * value for value in steady[:300]], 0.3)
+    assert limits.gauges()["drift_alarm"] == 1.0
+    assert limits.threshold(0.1, STATE, WORK, SNAPSHOT.objective) == 0.95
 
 
 def test_without_budgets_the_threshold_is_the_policys_own() -> None:

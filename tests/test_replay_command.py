@@ -17,7 +17,7 @@ from rich.console import Console
 
 from actors.log_record import OffloadRecord
 from actors.offload_log import OffloadLog, compact
-from orchestrator.config import PolicyOptions
+from orchestrator.policy_options import PolicyOptions
 from orchestrator.replay.command import replay
 from orchestrator.replay.reading import read
 from orchestrator.replay.suggest import parse_target, suggest

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from orchestrator.config import PolicyOptions
+from orchestrator.policy_options import PolicyOptions
 from orchestrator.replay.frontier import write_frontier
 from orchestrator.replay.reading import Reading, read
 from orchestrator.replay.results import Results, results

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.config import PolicyOptions
+from orchestrator.policy_options import PolicyOptions
 from policies.errors import BadConfig
 from policies.outcomes import BoolArray
 from policies.replay import Priced, kept, thresholds

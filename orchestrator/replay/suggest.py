@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from orchestrator.config import PolicyOptions
+from orchestrator.policy_options import PolicyOptions
 from orchestrator.replay.results import CONFIDENCE, best_estimator
 from policies.errors import BadConfig
 from policies.replay import Estimate, Figures, Priced, estimate, figures, kept, resample, thresholds
