@@ -23,10 +23,12 @@ import numpy as np
 from actors.engine import Completion, Prompt
 from actors.scorer import Proposal, Scored, Scorer
 from policies.agreement import vote
-from policies.calibration import BoolArray, Calibrator, Isotonic, Platt, ScoreMap, map_from_json
+from policies.calibration import Calibrator
 from policies.errors import BadConfig, StoreError
+from policies.fitting import BoolArray
 from policies.preference import Answer, Head, Judged, fit_head, pool, preference_pairs
 from policies.score import FloatArray, features
+from policies.score_maps import Isotonic, Platt, ScoreMap, map_from_json
 from policies.toolcalls import parse, same_answer
 
 T = TypeVar("T")

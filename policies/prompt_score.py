@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from policies.calibration import EDGE, BoolArray, Platt, map_from_json
+from policies.calibration import EDGE
+from policies.fitting import BoolArray
 from policies.preference import packed, unpacked
 from policies.score import FloatArray
+from policies.score_maps import Platt, map_from_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -14,10 +14,10 @@ from dataclasses import replace
 import numpy as np
 
 from policies.calibration import Calibrator
+from policies.fitting import two_numbers
 from policies.score import FloatArray
+from policies.score_maps import SHIFT_SD, STRETCH_SD
 
-# Standard deviations of what a training round does to the log-odds: a shift of 1 moves 50 % to 73 %.
-SHIFT_SD, STRETCH_SD = 1.0, 0.5
 STRETCH_FLOOR = 0.1  # order is kept: a surer draft never scores lower
 
 
@@ -38,7 +38,8 @@ def recalibrate(old: Calibrator, features: FloatArray, target: FloatArray, weigh
     if old.samples == 0:
         return _fresh(features, target, weights)
     p = np.asarray(old.predict(features), dtype=np.float64)
-    shift, stretch = _fit(np.log(p) - np.log1p(-p), target, weights)
+    odds = np.log(p) - np.log1p(-p)
+    shift, stretch = two_numbers(odds, target, weights, (0.0, 1.0), (SHIFT_SD, STRETCH_SD), STRETCH_FLOOR)
     moved = tuple(stretch * w for w in old.weights)
     return replace(old, weights=moved, intercept=shift + stretch * old.intercept, samples=old.samples + len(target))
 
@@ -48,24 +49,6 @@ def _fresh(features: FloatArray, target: FloatArray, weights: FloatArray) -> Cal
     doubled = np.concatenate([features, features])
     correct = np.repeat([True, False], len(target))
     return Calibrator.fit(doubled, correct, np.concatenate([weights * target, weights * (1.0 - target)]))
-
-
-def _fit(u: FloatArray, target: FloatArray, weights: FloatArray) -> tuple[float, float]:
-    from scipy.optimize import minimize  # noqa: PLC0415  (once a round; serving must not wait for this import)
-
-    def loss(theta: FloatArray) -> tuple[float, FloatArray]:
-        shift, stretch = theta
-        v = shift + stretch * u
-        error = weights * (0.5 * (1.0 + np.tanh(0.5 * v)) - target)
-        prior = (shift / SHIFT_SD) ** 2 + ((stretch - 1.0) / STRETCH_SD) ** 2
-        value = (weights * (np.logaddexp(0.0, v) - target * v)).sum() + prior / 2
-        slope = [error.sum() + shift / SHIFT_SD**2, error @ u + (stretch - 1.0) / STRETCH_SD**2]
-        return float(value), np.array(slope)
-
-    found = minimize(
-        loss, np.array([0.0, 1.0]), jac=True, method="L-BFGS-B", bounds=[(None, None), (STRETCH_FLOOR, None)]
-    )
-    return float(found.x[0]), float(found.x[1])
 
 
 def _check(features: FloatArray, target: FloatArray, weights: FloatArray) -> None:

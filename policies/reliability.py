@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.calibration import BoolArray
+from policies.fitting import BoolArray
 from policies.score import FloatArray
 
 CONFIDENCE = 0.95

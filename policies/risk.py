@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.calibration import BoolArray
+from policies.fitting import BoolArray
 from policies.score import FloatArray
 
 GRID = np.linspace(1.0, 0.0, 201)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.calibration import Calibrator, Isotonic, Platt, ScoreMap, auroc, brier, ece, map_from_json
+from policies.calibration import Calibrator, auroc, brier, ece
 from policies.score import FEATURES, FloatArray, features
+from policies.score_maps import Isotonic, Platt, ScoreMap, map_from_json
 
 
 def drafts(n: int, seed: int) -> tuple[FloatArray, np.ndarray]:

@@ -27,8 +27,9 @@ from actors.scorers import (
     scorer_file,
     weights_id,
 )
-from policies.calibration import Calibrator, Platt
+from policies.calibration import Calibrator
 from policies.errors import BadConfig, StoreError
+from policies.score_maps import Platt
 from policies.toolcalls import parse, render
 from policies.types import ToolCall
 from tests.tiny_model import tiny_model_dir

@@ -1,0 +1,65 @@
+"""What fits of scores share: checked arrays, standardising, the logistic function, two numbers on log-odds."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.score import FloatArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+FLAT = 1e-9  # a feature that varies less than this is a constant and gets no weight
+
+
+def checked(
+    x: FloatArray, correct: BoolArray | FloatArray, weights: FloatArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Features, labels and weights as floats.
+
+    Raises:
+        ValueError: shapes disagree, nothing was given, or a number is not finite.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if not len(x) == len(y) == len(w) or len(y) == 0:
+        raise ValueError(f"need as many rows as labels as weights and at least one: {len(x)}, {len(y)}, {len(w)}")
+    for name, array in (("features", x), ("correct", y), ("weights", w)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite")
+    if (w < 0).any() or w.sum() <= 0:
+        raise ValueError("weights must be >= 0 and not all 0")
+    return x, y, w
+
+
+def standard(x: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Weighted mean and standard deviation over rows; 1 for what does not vary."""
+    center = np.asarray(np.average(x, axis=0, weights=w))
+    scale = np.sqrt(np.average((x - center) ** 2, axis=0, weights=w))
+    return center, np.where(scale > FLAT, scale, 1.0)
+
+
+def two_numbers(
+    u: FloatArray, y: FloatArray, w: FloatArray, at: tuple[float, float], sd: tuple[float, float], floor: float = 0.0
+) -> tuple[float, float]:
+    """Shift and stretch >= ``floor`` of sigmoid(shift + stretch * u), most probable under Gaussian priors at ``at``."""
+    from scipy.optimize import minimize  # noqa: PLC0415  (fitting is rare; serving must not wait for this import)
+
+    def loss(theta: FloatArray) -> tuple[float, FloatArray]:
+        v = theta[0] + theta[1] * u
+        error, away = w * (sigmoid(v) - y), (theta - at) / sd
+        value = (w * (np.logaddexp(0.0, v) - y * v)).sum() + (away**2).sum() / 2
+        return float(value), np.array([error.sum(), error @ u]) + away / sd
+
+    found = minimize(loss, np.array(at), jac=True, method="L-BFGS-B", bounds=[(None, None), (floor, None)])
+    return float(found.x[0]), float(found.x[1])
+
+
+def sigmoid(u: FloatArray) -> FloatArray:
+    """1 / (1 + e^-u), without overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * u)), dtype=np.float64)
+
+
+def as_tuple(values: FloatArray) -> tuple[float, ...]:
+    """An array as a frozen record holds it."""
+    return tuple(float(v) for v in values)
