@@ -21,12 +21,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from actors.engine import Completion, Prompt
+from actors.hidden_states import HiddenStates
 from actors.scorer import Proposal, Scored, Scorer
 from policies.agreement import vote
 from policies.calibration import Calibrator
 from policies.errors import BadConfig, StoreError
 from policies.fitting import BoolArray
-from policies.preference import Answer, Head, Judged, fit_head, pool, preference_pairs
+from policies.preference import Answer, Head, Judged, fit_head, preference_pairs
 from policies.score import FloatArray, features
 from policies.score_maps import Isotonic, Platt, ScoreMap, map_from_json
 from policies.toolcalls import parse, same_answer
@@ -34,7 +35,6 @@ from policies.toolcalls import parse, same_answer
 T = TypeVar("T")
 
 MEMBERS = ("logprob", "preference", "agreement")
-WINDOW = 160  # prompt tokens before an answer that ``preference`` reads: the cost of a score stays bounded
 HIDDEN = 16  # units of the reward head
 MANY = 500  # labels from which a map may take any rising shape
 UNKNOWN = -math.inf  # the raw score of a draft about which a scorer knows nothing; its probability is 0
@@ -152,43 +152,6 @@ class EnsembleScorer:
 def stacked(members: Sequence[RawScorer], prompt: Prompt, proposals: Sequence[Proposal]) -> FloatArray:
     """Raw scores of several scorers: shape [K, members]."""
     return np.stack([member.raw(prompt, proposals) for member in members], axis=1)
-
-
-class HiddenStates:
-    """Hidden states of answers half-way up the edge model, in float32, one forward pass for all drafts of a request.
-
-    Cost decides what is computed. The prompt is rendered without its tools and cut to its last ``WINDOW`` tokens, and
-    the upper half of the layers is left out: on the bundled tasks a linear probe keeps an AUROC of 0.92 of 0.95, at a
-    third of the time. float32 because bfloat16 is slower on CPUs at this size.
-
-    Raises:
-        EngineError: the model or its tokenizer cannot be loaded.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        import torch  # noqa: PLC0415  (only who scores by hidden states loads torch and transformers)
-
-        from actors.rendering import Renderer  # noqa: PLC0415
-        from actors.trainer import load_model  # noqa: PLC0415
-
-        self._torch = torch
-        self._renderer = Renderer(directory, context=1 << 30)  # nothing is too long: ``pooled`` cuts
-        self._decoder: Any = load_model(directory, "cpu", torch.float32).get_decoder().eval()
-        self._decoder.layers = self._decoder.layers[: (len(self._decoder.layers) + 1) // 2]
-        self._decoder.config.num_hidden_layers = len(self._decoder.layers)
-        self.width = int(self._decoder.config.hidden_size)
-
-    def pooled(self, prompt: Prompt, texts: Sequence[str]) -> FloatArray:
-        """``policies.preference.pool`` of each text after ``prompt``: shape [texts, 2 d]."""
-        torch, tokenizer = self._torch, self._renderer.tokenizer
-        asked = self._renderer.render(Prompt(prompt.messages), 0)[-WINDOW:]
-        answers = [[*tokenizer(t, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for t in texts]
-        width = len(asked) + max(map(len, answers))
-        ids = torch.tensor([[*asked, *a, *[0] * (width - len(asked) - len(a))] for a in answers])
-        with torch.inference_mode():  # causal: what pads on the right is seen by nobody
-            states = self._decoder(input_ids=ids, position_ids=torch.arange(width)[None], use_cache=False)
-        rows = states.last_hidden_state[:, len(asked) :].numpy().astype(np.float64)
-        return np.stack([pool(row[: len(answer)]) for row, answer in zip(rows, answers, strict=True)])
 
 
 def build_scorer(kind: str, directory: Path) -> DraftScorer:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from actors.engine import Completion, Prompt
+from actors.hidden_states import HiddenStates
 from actors.scorers import (
     SCORERS,
     AgreementScorer,
     DraftScorer,
     EnsembleScorer,
     Evidence,
-    HiddenStates,
     Labelled,
     LogprobScorer,
     Proposal,
