@@ -7,7 +7,7 @@ it is ready.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -61,12 +61,23 @@ def status(config: Config) -> Iterator[str]:
     yield f"requests    edge {gauges.get('requests_edge', 0):.0f}, cloud {gauges.get('requests_cloud', 0):.0f}"
     yield f"last        score {gauges.get('score', 0):.3f} against threshold {gauges.get('threshold', 0):.3f}"
     yield f"link        {_link(gauges)}"
+    yield f"limits      {limits(gauges)}"
     yield f"cost        {gauges.get('cost_usd', 0):.4f} USD"
     yield f"log         {gauges.get('log_lag', 0):.0f} records not yet durable"
     yield f"cloud       {record['cloud']}"
     yield f"dashboard   {record['dashboard']}  (log in with the token {record['token']})"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["started"]))
     yield f"up since    {since} (process {record['pid']})"
+
+
+def limits(gauges: Mapping[str, float]) -> str:
+    """What stands around the threshold now, in words."""
+    found = ["drift is suspected"] if gauges.get("drift_alarm") else []
+    if floor := gauges.get("threshold_floor", 0.0):
+        found.append(f"the threshold is at least {floor:.2f}")
+    if (left := gauges.get("budget_left", 1.0)) < 1.0:
+        found.append(f"{left:.0%} of the cap is left")
+    return ", ".join(found) or "none in force"
 
 
 def _ready(endpoint: str) -> str:

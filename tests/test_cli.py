@@ -37,7 +37,7 @@ def write(path: Path, text: str) -> str:
 def test_help_names_every_command() -> None:
     done = netgpt("--help")
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("demo", "serve", "status", "ask"))
+    assert all(name in done.stdout for name in ("demo", "serve", "status", "ask", "replay", "train"))
 
 
 @pytest.mark.parametrize(
@@ -110,3 +110,17 @@ def test_the_base_install_asks_and_says_what_it_lacks(arguments: list[str], expe
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
     )
     assert expected in one_sentence(done)
+
+
+@pytest.mark.parametrize(
+    ("gauges", "words"),
+    [
+        ({}, "none in force"),
+        ({"drift_alarm": 1.0, "threshold_floor": 0.9}, "drift is suspected, the threshold is at least 0.90"),
+        ({"budget_left": 0.25}, "25% of the cap is left"),
+    ],
+)
+def test_status_says_what_stands_around_the_threshold(gauges: dict[str, float], words: str) -> None:
+    from orchestrator.serving import limits
+
+    assert limits(gauges) == words
