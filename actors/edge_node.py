@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES = 400, 600  # HTTP headers and OpenAI's envelope around prompt and answer
 AUDIT_UPLOAD_S = 1.0  # an upload that takes longer would hold up the next request's
+AUDIT_WAIT_S = 30.0  # for a moment without an offload; a link that is busy for longer has no room
 UNAVAILABLE = 503
 
 
@@ -143,7 +144,8 @@ class EdgeNode:
         self._swapper = Swapper(engine, weights, scorers, verify, clock, load_scorer)
         self._drafter = Drafter(engine, scorers, self.options.drafting, lambda: self.version, clock, self._rng)
         self._audits: set[asyncio.Task[None]] = set()  # at most options.audit_limit, see _has_room
-        self._offloading = 0  # calls to the cloud that clients wait for
+        self._offloading, self._idle = 0, asyncio.Event()  # calls to the cloud that clients wait for; none
+        self._idle.set()
 
     @property
     def version(self) -> str:
@@ -212,9 +214,9 @@ class EdgeNode:
         return Situation(state, snapshot, self.rules.kind, tau, audit_rate)
 
     def _has_room(self, link: LinkState, work: CloudWork) -> bool:
-        """Whether the link can carry an audit that no request would feel."""
+        """Whether the link can carry an audit."""
         quick = 8.0 * work.up_bytes <= AUDIT_UPLOAD_S * link.up_bps
-        return link.up and quick and not self._offloading and len(self._audits) < self.options.audit_limit
+        return link.up and quick and len(self._audits) < self.options.audit_limit
 
     def _decide(self, request: ChatRequest, draft: Draft, situation: Situation) -> Decision:
         link_up = situation.state.link.up or self._cloud is None
@@ -246,12 +248,15 @@ class EdgeNode:
     async def _offload(self, request: ChatRequest, draft: Draft, situation: Situation) -> CloudCall:
         """A call that a client waits for, within the caps."""
         self._offloading += 1
+        self._idle.clear()
         cost_usd = most_usd = self._most_usd(request, draft, situation)
         try:
             cloud = await self._ask_cloud(request, situation.state)
             cost_usd = cloud.cost_usd
         finally:
             self._offloading -= 1
+            if not self._offloading:
+                self._idle.set()
             self.limits.settle(most_usd, cost_usd)
         return cloud
 
@@ -299,10 +304,14 @@ class EdgeNode:
             self._record(answer, answer.cloud)
 
     async def _audit(self, answer: Answer) -> None:
-        """Ask the cloud what it would have answered, for the log alone."""
+        """Ask the cloud what it would have answered, for the log alone, when nobody waits for the link."""
         found = CloudCall(self.options.cloud_model, 0.0, error="the audit was cut off")
         try:
+            async with asyncio.timeout(AUDIT_WAIT_S):
+                await self._idle.wait()
             found = await self._ask_cloud(answer.request, answer.situation.state)
+        except TimeoutError:
+            found = replace(found, error="the link had no room for the audit")
         finally:
             self.counts.audited(found)
             self._record(answer, found)

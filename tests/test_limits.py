@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from edge_fakes import GOOD, NORTH, SNAPSHOT, SOUTH, SURE, UNSURE, WEST, FakeEngine, NodeKit, ask
+from edge_fakes import GOOD, NORTH, SNAPSHOT, SOUTH, SURE, UNSURE, WEST, FakeEngine, NodeKit, ask, until
 
 from actors.answer import Answer, Draft, Served, Situation
 from actors.edge_node import NodeOptions
@@ -146,7 +147,24 @@ async def test_the_clouds_speed_is_learnt_from_offloads_and_moves_the_rules() ->
     assert kit.rules._speed == limits.speed
 
 
-async def test_audits_wait_for_a_link_with_room() -> None:
+async def test_an_audit_waits_until_no_client_waits_for_the_link() -> None:
+    edge = FakeEngine(logprobs=UNSURE)
+    kit = kit_with(limited(), edge, audit_rate=1.0)
+    kit.cloud.gate = asyncio.Event()
+    offload = asyncio.create_task(kit.node.answer(ask()))
+    await until(lambda: len(kit.cloud.asked) == 1)
+    edge.logprobs = SURE
+    assert (await kit.node.answer(ask())).route is Route.EDGE
+    await asyncio.sleep(0.02)
+    assert len(kit.cloud.asked) == 1, "the audit waits"
+    kit.cloud.gate.set()
+    await offload
+    await until(lambda: len(kit.log.records) == 2)
+    assert [record.propensity for record in kit.log.records] == [1.0, 1.0]
+    assert kit.log.records[1].cloud == SOUTH
+
+
+async def test_a_narrow_link_carries_no_audits() -> None:
     narrow = replace(GOOD, up_bps=500.0)
     kit = kit_with(limited(), audit_rate=1.0, link=LinkState(narrow.rtt_ms, narrow.up_bps, narrow.down_bps))
     await kit.node.answer(ask())
