@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -25,26 +26,35 @@ COLUMNS = (
 
 
 def policy_table(found: Results) -> Table:
-    """Every rule, with the interval of success and utility; dollars are per 1,000 requests."""
-    table = Table(title=f"Policies ({CONFIDENCE:.0%} intervals)", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("policy", "estimator") else "right")
+    """Every rule in 80 columns; dollars are per 1,000 requests. ``cells`` has more, for the page."""
+    title = f"Policies, per 1,000 requests ({found.rows[0].best.estimator}, {CONFIDENCE:.0%} interval of success)"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("policy", "success", "interval", "offload", "money $", "wait $", "utility $", "regret $"):
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
     for row in found.rows:
-        table.add_row(*map(Text, cells(row)))
+        mean, low, high = row.best.mean, row.best.low, row.best.high
+        table.add_row(
+            Text(row.name),
+            f"{mean.success:.1%}",
+            f"{100 * low.success:.1f}-{100 * high.success:.1f}",
+            f"{mean.offload:.1%}",
+            *(f"{1e3 * usd:.3f}" for usd in (mean.money_usd, mean.latency_usd, mean.utility_usd, row.state_regret_usd)),
+        )
     return table
 
 
 def link_table(found: Results) -> Table:
-    """The largest link states: the best threshold there, and every rule's success and offload share."""
+    """The largest link states: the best threshold there, and every rule's success and offloads, in percent."""
     names = list(found.links[0].means)
-    table = Table(title=f"Link states ({BUCKETS})", title_justify="left")
-    for name in ("link state", "requests", "labelled", "best τ"):
-        table.add_column(name, justify="left" if name == "link state" else "right")
+    title = f"Link states: success / offloads, % ({BUCKETS})"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name, width in (("link state", 18), ("n", 4), ("best τ", 6)):
+        table.add_column(name, justify="left" if name == "link state" else "right", no_wrap=True, min_width=width)
     for name in names:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", min_width=8)
     for link in found.links:
         best = "" if link.oracle is None else f"{link.oracle:.3f}"
-        table.add_row(Text(link.name), str(link.requests), str(link.labelled), best, *_means(link))
+        table.add_row(Text(link.name), str(link.requests), best, *_means(link))
     return table
 
 
@@ -87,4 +97,4 @@ def notes(found: Results) -> Iterator[str]:
 
 
 def _means(link: LinkRow) -> list[Text]:
-    return [Text(f"{mean.success:.1%} / {mean.offload:.0%}") for mean in link.means.values()]
+    return [Text(f"{100 * mean.success:.1f}/{100 * mean.offload:.0f}") for mean in link.means.values()]
