@@ -51,7 +51,7 @@ def link_table(found: Results) -> Table:
     for name, width in (("link state", 18), ("n", 4), ("best τ", 6)):
         table.add_column(name, justify="left" if name == "link state" else "right", no_wrap=True, min_width=width)
     for name in names:
-        table.add_column(Text(name), justify="right", min_width=8)
+        table.add_column(Text(name), justify="right", min_width=6)
     for link in found.links:
         best = "" if link.oracle is None else f"{link.oracle:.3f}"
         table.add_row(Text(link.name), str(link.requests), best, *_means(link))
@@ -97,4 +97,4 @@ def notes(found: Results) -> Iterator[str]:
 
 
 def _means(link: LinkRow) -> list[Text]:
-    return [Text(f"{100 * mean.success:.1f}/{100 * mean.offload:.0f}") for mean in link.means.values()]
+    return [Text(f"{100 * mean.success:.0f}/{100 * mean.offload:.0f}") for mean in link.means.values()]
