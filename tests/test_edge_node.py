@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from edge_fakes import (
@@ -23,16 +21,12 @@ from edge_fakes import (
     NodeKit,
     ask,
     until,
-    write_calibrator,
 )
 
-from actors.chat import call_schema, closed
 from actors.drafting import DraftOptions
 from actors.edge_node import NodeOptions
 from actors.engine import Completion, Prompt, Sampling
-from policies.errors import BadRequest, ContextTooLong, EngineError, Refused, StoreError, Unreachable
-from policies.json_schema import schema_problem, violation
-from policies.toolcalls import parse
+from policies.errors import BadRequest, ContextTooLong, EngineError, Refused, Unreachable
 from policies.types import Prices, Reason, Route
 
 
@@ -253,218 +247,6 @@ async def test_equal_questions_have_equal_hashes_and_others_do_not() -> None:
     assert ask().question_hash == ask(request_id="other").question_hash
     assert ask().question_hash != ask(tools=[MOVE]).question_hash
     assert ask().question_hash != ask(tool_choice="required").question_hash
-
-
-# Tool choice and response formats
-
-
-async def test_tool_choice_none_shows_no_tools() -> None:
-    kit = NodeKit(FakeEngine("Hello."))
-    answer = await kit.node.answer(ask(tool_choice="none"))
-    assert kit.edge.asked[0][0].tools == ()
-    assert answer.served.parsed.content == "Hello."
-
-
-async def test_a_named_tool_is_the_only_one_shown_and_prose_is_no_answer() -> None:
-    kit = NodeKit(FakeEngine("Hello."))
-    answer = await kit.node.answer(ask(tool_choice={"type": "function", "function": {"name": "move_slice"}}))
-    assert [tool["function"]["name"] for tool in kit.edge.asked[0][0].tools] == ["move_slice"]
-    assert kit.edge.asked[0][0].prefill == "<tool_call>"
-    assert answer.reason is Reason.DRAFT_INVALID
-    sent = kit.cloud.asked[0][0]
-    assert (sent.prefill, sent.tool_choice["function"]["name"]) == ("", "move_slice")  # type: ignore[index]
-
-
-async def test_a_required_call_is_drafted_without_a_grammar_and_forced_only_as_the_last_resort() -> None:
-    def speak(prompt: Prompt) -> str:
-        return NORTH.removesuffix("</tool_call>") if prompt.schema else "<tool_call>perhaps"
-
-    kit = NodeKit(FakeEngine(speak), FakeEngine(Unreachable("no answer")))
-    answer = await kit.node.answer(ask(tool_choice="required"))
-    first, second = (prompt for prompt, _ in kit.edge.asked)
-    assert first.schema is None
-    assert second.schema == call_schema(ask().tools)
-    assert answer.served.text == NORTH
-    assert (answer.degraded, answer.decision.score) == (True, 0.0)
-    assert kit.log.records[0].draft == "<tool_call>perhaps"
-
-
-async def test_a_json_schema_holds_for_an_answer_without_calls() -> None:
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
-    right = NodeKit(FakeEngine('{"ok": true}'))
-    assert (await right.node.answer(ask(tools=(), response_schema=schema))).route is Route.EDGE
-    for wrong in ('{"ok": 1}', "ok", "[" * 5000):
-        kit = NodeKit(FakeEngine(wrong), FakeEngine('{"ok": false}'))
-        assert (await kit.node.answer(ask(tools=(), response_schema=schema))).reason is Reason.DRAFT_INVALID
-
-
-async def test_one_call_at_a_time_is_kept_to() -> None:
-    kit = NodeKit(FakeEngine(NORTH + SOUTH))
-    assert (await kit.node.answer(ask())).route is Route.EDGE
-    assert (await kit.node.answer(ask(parallel=False))).reason is Reason.DRAFT_INVALID
-
-
-def test_every_call_of_the_offered_tools_fits_the_grammars_schema_and_no_other() -> None:
-    nested = {
-        "type": "function",
-        "function": {
-            "name": "nest",
-            "parameters": {
-                "type": "object",
-                "properties": {"a": {"$ref": "#/$defs/A"}},
-                "$defs": {"A": {"type": "integer"}},
-            },
-        },
-    }
-    schema = call_schema([MOVE, nested])
-    assert schema_problem(schema) is None
-    assert violation({"name": "move_slice", "arguments": {"to": "north"}}, schema) is None
-    assert violation({"name": "nest", "arguments": {"a": 3}}, schema) is None
-    assert violation({"name": "nest", "arguments": {"a": "x"}}, schema)
-    assert violation({"name": "fly", "arguments": {}}, schema)
-
-
-def test_the_grammars_schema_can_be_compiled_by_the_engines() -> None:
-    from actors.grammar import json_grammar
-
-    assert json_grammar(call_schema([MOVE]))
-
-
-def test_only_an_open_call_is_closed() -> None:
-    assert closed("<tool_call>{}") == "<tool_call>{}</tool_call>"
-    assert closed(NORTH) == NORTH
-    assert closed("prose") == "prose"
-
-
-@pytest.mark.parametrize("arguments", ['{"to": 1e999}', '{"to": "\\ud800"}'])
-async def test_arguments_json_can_spell_but_not_carry_are_invalid(arguments: str) -> None:
-    text = f'<tool_call>{{"name": "set_alarm", "arguments": {arguments}}}</tool_call>'
-    assert ask().problem(parse(text))
-    kit = NodeKit(FakeEngine(text))
-    assert (await kit.node.answer(ask())).route is Route.CLOUD
-
-
-async def test_a_schema_that_runs_in_a_circle_makes_a_draft_invalid_and_nothing_else() -> None:
-    circle = {"type": "object", "properties": {"to": {"$ref": "#/properties/to"}}}
-    tool = {"type": "function", "function": {"name": "move_slice", "parameters": circle}}
-    kit = NodeKit(FakeEngine(), FakeEngine("no"))
-    assert (await kit.node.answer(ask(tools=[tool]))).reason is Reason.DRAFT_INVALID
-
-
-@pytest.mark.parametrize(
-    ("schema", "words"),
-    [
-        ({"$ref": "#"}, "recursion"),
-        ({"$ref": "http://169.254.169.254/x"}, "leaves the schema"),
-        ({"properties": {"a": {"$ref": "#/$defs/no"}}}, "leads nowhere"),
-        ({"type": "objekt"}, "objekt"),
-        ({"properties": {"a": {"pattern": "("}}}, "regular expression|regex"),
-        ({"patternProperties": {"(": {}}}, "regular expression|regex"),
-    ],
-)
-def test_schemas_that_would_hurt_are_refused_before_use(schema: dict[str, object], words: str) -> None:
-    import re
-
-    assert re.search(words, schema_problem(schema) or "")
-
-
-# Swaps
-
-
-async def test_a_swap_scores_each_draft_by_the_calibrator_of_its_own_version(tmp_path: Path) -> None:
-    kit = NodeKit()
-    kit.edge.gate = asyncio.Event()
-    in_flight = asyncio.create_task(kit.node.answer(ask()))
-    await until(lambda: bool(kit.edge.asked))
-    kit.edge.gate.set()
-    stricter = write_calibrator(tmp_path / "new")
-    data = json.loads((stricter / "calibrator.json").read_text())
-    data["intercept"] = -9.0
-    (stricter / "calibrator.json").write_text(json.dumps(data))
-    report = await kit.node.swap("edge-0002-bbbbbbbb", stricter, "sum")
-    assert report.outcome == "live"
-    assert list(report.moments) == ["pending", "drained", "loaded", "verified", "live"]
-    assert list(report.moments.values()) == sorted(report.moments.values())
-    assert (await in_flight).route is Route.EDGE
-    after = await kit.node.answer(ask())
-    assert (after.route, after.draft.version) == (Route.CLOUD, "edge-0002-bbbbbbbb")
-    assert kit.node.version == "edge-0002-bbbbbbbb"
-    assert kit.node.gauges()["version"] == 2
-
-
-async def test_a_swap_never_drops_a_request(tmp_path: Path) -> None:
-    kit = NodeKit()
-    asked = [asyncio.create_task(kit.node.answer(ask())) for _ in range(20)]
-    report = await kit.node.swap("edge-0002-bbbbbbbb", write_calibrator(tmp_path / "new"), "sum")
-    asked += [asyncio.create_task(kit.node.answer(ask())) for _ in range(20)]
-    answers = await asyncio.gather(*asked)
-    assert report.outcome == "live"
-    assert len(answers) == len(kit.log.records) == 40
-
-
-async def test_a_bad_checksum_a_missing_calibrator_or_an_unfit_model_keeps_the_old_weights(tmp_path: Path) -> None:
-    def mismatch(path: Path, sha256: str) -> None:
-        raise StoreError(f"{path}: its checksum is x, not {sha256}")
-
-    new = write_calibrator(tmp_path / "new")
-    kits = [NodeKit(verify=mismatch), NodeKit(), NodeKit()]
-    kits[2].edge.load_error = EngineError("weights: wrong shape")
-    paths = [new, tmp_path / "absent", new]
-    for kit, path, words in zip(kits, paths, ["checksum", "calibrator.json", "wrong shape"], strict=True):
-        report = await kit.node.swap("edge-0002-bbbbbbbb", path, "sum")
-        assert report.outcome == "rolled_back"
-        assert words in (report.error or "")
-        assert "live" not in report.moments
-        assert kit.node.version == "edge-0001-aaaaaaaa"
-        assert (await kit.node.answer(ask())).served.version == "edge-0001-aaaaaaaa"
-        assert kit.node.gauges()["swaps_rolled_back"] == 1
-
-
-async def test_weights_that_give_nonsense_are_rolled_back_to_the_old_ones(tmp_path: Path) -> None:
-    class Nonsense(FakeEngine):
-        async def load(self, path: Path, version: str):  # type: ignore[no-untyped-def]
-            self.logprobs = (math.nan,) if version == "edge-0002-bbbbbbbb" else SURE
-            return await super().load(path, version)
-
-    kit = NodeKit(Nonsense())
-    report = await kit.node.swap("edge-0002-bbbbbbbb", write_calibrator(tmp_path / "new"), "sum")
-    assert report.outcome == "rolled_back"
-    assert list(report.moments)[-1] == "rolled_back"
-    assert kit.edge.loaded[-1] == (kit.weights.path, kit.weights.version)
-    assert (await kit.node.answer(ask())).served.version == kit.weights.version
-
-
-async def test_a_swap_to_the_live_version_changes_nothing(tmp_path: Path) -> None:
-    kit = NodeKit()
-    report = await kit.node.swap(kit.node.version, tmp_path, "sum")
-    assert (report.outcome, kit.edge.loaded) == ("live", [])
-
-
-async def test_two_swaps_at_once_are_made_one_after_the_other(tmp_path: Path) -> None:
-    kit = NodeKit()
-    paths = [write_calibrator(tmp_path / name) for name in ("a", "b")]
-    reports = await asyncio.gather(
-        kit.node.swap("edge-0002-bbbbbbbb", paths[0], "s"), kit.node.swap("edge-0003-cccccccc", paths[1], "s")
-    )
-    assert [report.previous for report in reports] == ["edge-0001-aaaaaaaa", "edge-0002-bbbbbbbb"]
-    assert kit.node.version == "edge-0003-cccccccc"
-
-
-async def test_observers_hear_of_answers_and_swaps(tmp_path: Path) -> None:
-    heard: list[str] = []
-
-    class Ear:
-        def answered(self, answer: object) -> None:
-            heard.append("answered")
-
-        def swapped(self, report: object) -> None:
-            heard.append("swapped")
-
-    kit = NodeKit()
-    kit.node.observers.append(Ear())
-    await kit.node.answer(ask())
-    await kit.node.swap("edge-0002-bbbbbbbb", write_calibrator(tmp_path / "a"), "s")
-    assert heard == ["answered", "swapped"]
 
 
 async def test_gauges_are_flat_numbers() -> None:
