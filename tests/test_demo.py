@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from actors.log_record import OffloadRecord
+from orchestrator.bundled.train import MODELS
 from orchestrator.client import Latency, Link, RouteInfo
 from orchestrator.demo.play import Outcome
-from orchestrator.demo.reference import Case, frontier
+from orchestrator.demo.reference import Case, frontier, with_whole_drafts
 from orchestrator.demo.report import write_report
 from orchestrator.demo.summary import PhaseResult, figures, longest_gap_ms, phase_summary
-from orchestrator.demo.workload import Phase, stages
+from orchestrator.demo.workload import Phase, stages, traffic
 from orchestrator.tasks.generator import Split, tasks
 
 TASK = next(tasks(0, Split.TEST))
@@ -110,3 +112,18 @@ def test_the_report_is_one_page_that_loads_nothing(tmp_path: Path) -> None:
     assert "refused &lt;b&gt;" in html
     for reference in ('src="http', 'href="http', "<script", "<link"):
         assert reference not in html
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_drafts_that_were_never_made_are_made_for_the_report_by_the_same_weights() -> None:
+    asked = list(itertools.islice(traffic(7), 12))
+    base = {"time_us": 1, "request_id": "r", "request_hash": "0" * 32, "messages": "[]"}
+    skipped = [(task, OffloadRecord(**base, reason="draft_skipped", route="cloud")) for task in asked]
+    kept = (asked[0], OffloadRecord(**base, reason="score_passed", draft="as it was", score=0.9))
+    found = with_whole_drafts([*skipped, kept], MODELS / "edge")
+    drafts = [record.draft for _, record in found]
+    assert drafts[-1] == "as it was"
+    assert all(draft.startswith("<tool_call>") for draft in drafts[:-1])
+    assert any(record.score > 0.9 for _, record in found[:-1])
+    assert {record.route for _, record in found[:-1]} == {"cloud"}

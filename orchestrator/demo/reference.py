@@ -1,8 +1,9 @@
 """What other policies would have got on the same requests, for the quality-cost plot.
 
-Every request of a phase has a draft in the log; its cloud answer is in the log where it was offloaded or audited,
-and is asked for here, directly, where it was not. With both answers, success and price of any threshold follow
-exactly. This runs after the phases, for the report alone: neither the site nor the learner sees these answers.
+A request's draft is in the log unless it was skipped or abandoned: then the same weights make it here. Its cloud answer
+is in the log where it was offloaded or audited, and is asked for here, directly, where it was not. With both answers,
+success and price of any threshold follow exactly. This runs after the phases, for the report alone: neither the site
+nor the learner sees these answers.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from actors.engine import Engine, Prompt, Sampling
+from actors.engine import Completion, Engine, Prompt, Sampling
 from actors.log_record import OffloadRecord, from_table
 from actors.offload_log import read_log
+from actors.scorer import Scorer, first_scorer
+from actors.training import Draft, Sample, TrainConfig
 from orchestrator.tasks.generator import Task
 from orchestrator.tasks.verify import is_correct
 from policies.cost import kappa
-from policies.toolcalls import parse
-from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
+from policies.toolcalls import check, parse
+from policies.types import CloudSpeed, CloudWork, Objective, Reason, RoutingState
 
 AT_ONCE = 8
+UNFINISHED = (Reason.DRAFT_SKIPPED, Reason.DRAFT_ABANDONED)
 HEADER_BYTES = 600  # what HTTP adds to an OpenAI request and to its answer, about
 GRID = tuple(n / 40 for n in range(41))
 
@@ -66,6 +70,27 @@ async def missing_answers(cloud: Engine, pairs: Sequence[tuple[Task, OffloadReco
         return _question(task.messages), generation.completions[0].text
 
     return dict(await asyncio.gather(*(ask(task) for task, record in pairs if record.cloud is None)))
+
+
+def with_whole_drafts(pairs: Sequence[tuple[Task, OffloadRecord]], edge: Path) -> list[tuple[Task, OffloadRecord]]:
+    """The records with the drafts that were not made to the end, as the model in ``edge`` would have made them."""
+    from actors.evaluator import Evaluator  # noqa: PLC0415  (torch loads only for the report)
+
+    cut = [task for task, record in pairs if record.reason in UNFINISHED]
+    if not cut:
+        return list(pairs)
+    samples = [Sample(task.messages, task.tools, "", 1.0) for task in cut]
+    made = dict(zip(map(id, cut), Evaluator(edge, TrainConfig(threads=1)).answer(samples), strict=True))
+    scorer = first_scorer(edge)
+    return [(task, _whole(task, record, made.get(id(task)), scorer)) for task, record in pairs]
+
+
+def _whole(task: Task, record: OffloadRecord, draft: Draft | None, scorer: Scorer) -> OffloadRecord:
+    if draft is None:
+        return record
+    completion = Completion(draft.text, tuple(draft.logprobs), "stop", len(draft.logprobs))
+    score = scorer.score(completion, valid=check(parse(draft.text), task.tools, False) is None)
+    return replace(record, draft=draft.text, draft_tokens=completion.tokens, score=score)
 
 
 def cases(

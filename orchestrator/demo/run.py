@@ -27,7 +27,7 @@ from orchestrator import hosting
 from orchestrator.config import Config, default_config
 from orchestrator.demo.live import Screen, final_table
 from orchestrator.demo.play import Outcome, Player
-from orchestrator.demo.reference import Point, cases, frontier, missing_answers, phase_records
+from orchestrator.demo.reference import Point, cases, frontier, missing_answers, phase_records, with_whole_drafts
 from orchestrator.demo.report import write_report
 from orchestrator.demo.summary import PhaseResult, longest_gap_ms, phase_summary
 from orchestrator.demo.workload import Phase, Stage, stages, traffic
@@ -114,8 +114,8 @@ class Demo:
         learned = self._learn(system)
         swap = self._swap(system, url, learned) if learned.version else None
         after = self._play(system, url, Phase("after", 101 + 2 * self._seed))
-        self._screen.doing("asking the cloud what it would have answered, for the report")
-        points = self._frontier(system.urls, before)
+        self._screen.doing("finding out what else could have been answered, for the report")
+        points = self._frontier(system, before)
         summary = {**self._summary([before, after], learned, swap), "seconds": time.monotonic() - began}
         self._write(summary, [before, after], points)
         return summary
@@ -179,9 +179,10 @@ class Demo:
             await player.close()
         return SwapUnderLoad(report, tuple(outcomes))
 
-    def _frontier(self, urls: Urls, phase: PhaseResult) -> dict[str, list[Point]]:
-        pairs = phase_records(self._config.log_dir, [o.task for o in phase.outcomes])
-        answers = asyncio.run(_missing(urls, pairs))
+    def _frontier(self, system: System, phase: PhaseResult) -> dict[str, list[Point]]:
+        logged = phase_records(self._config.log_dir, [o.task for o in phase.outcomes])
+        pairs = with_whole_drafts(logged, system.store.get(phase.version).path)
+        answers = asyncio.run(_missing(system.urls, pairs))
         policy = self._config.policy
         return frontier(cases(pairs, answers, policy.objective, policy.speed))
 
