@@ -76,13 +76,13 @@ def with_whole_drafts(pairs: Sequence[tuple[Task, OffloadRecord]], edge: Path) -
     """The records with the drafts that were not made to the end, as the model in ``edge`` would have made them."""
     from actors.evaluator import Evaluator  # noqa: PLC0415  (torch loads only for the report)
 
-    cut = [task for task, record in pairs if record.reason in UNFINISHED]
+    cut = [n for n, (_, record) in enumerate(pairs) if record.reason in UNFINISHED]
     if not cut:
         return list(pairs)
-    samples = [Sample(task.messages, task.tools, "", 1.0) for task in cut]
-    made = dict(zip(map(id, cut), Evaluator(edge, TrainConfig(threads=1)).answer(samples), strict=True))
+    samples = [Sample(pairs[n][0].messages, pairs[n][0].tools, "", 1.0) for n in cut]
+    made = dict(zip(cut, Evaluator(edge, TrainConfig(threads=1)).answer(samples), strict=True))
     scorer = first_scorer(edge)
-    return [(task, _whole(task, record, made.get(id(task)), scorer)) for task, record in pairs]
+    return [(task, _whole(task, record, made.get(n), scorer)) for n, (task, record) in enumerate(pairs)]
 
 
 def _whole(task: Task, record: OffloadRecord, draft: Draft | None, scorer: Scorer) -> OffloadRecord:
