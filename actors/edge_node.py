@@ -309,7 +309,12 @@ class EdgeNode:
         try:
             async with asyncio.timeout(AUDIT_WAIT_S):
                 await self._idle.wait()
-            found = await self._ask_cloud(answer.request, answer.situation.state)
+            most_usd = self._most_usd(answer.request, answer.draft, answer.situation)
+            if self.limits.allow(most_usd):
+                found = await self._ask_cloud(answer.request, answer.situation.state)
+                self.limits.settle(most_usd, found.cost_usd)
+            else:
+                found = replace(found, error="a cap is reached")
         except TimeoutError:
             found = replace(found, error="the link had no room for the audit")
         finally:

@@ -63,6 +63,15 @@ async def test_a_cap_in_dollars_counts_what_was_paid_not_what_might_have_been() 
     assert routes == [Route.CLOUD] * 3 + [Route.EDGE] * 2
 
 
+async def test_audits_count_against_a_cap_and_stop_at_it() -> None:
+    kit = kit_with(limited(cap_offloads_per_hour=2.0), audit_rate=1.0)
+    for _ in range(5):
+        await kit.node.answer(ask())
+        await kit.node.close()
+    assert len(kit.cloud.asked) == 2
+    assert [record.cloud_error for record in kit.log.records] == [None, None, *["a cap is reached"] * 3]
+
+
 async def test_a_reached_cap_and_no_valid_draft_is_a_refusal_that_says_so() -> None:
     kit = kit_with(limited(cap_offloads_per_hour=0.0), FakeEngine(WEST))
     with pytest.raises(Refused, match="cap"):
