@@ -38,12 +38,12 @@ class Figure:
 
 def at_most(name: str, value: float, unit: str, target: float) -> Figure:
     """A figure that keeps its promise by not exceeding ``target``."""
-    return Figure(name, value, unit, f"<= {target:g}", value <= target)
+    return Figure(name, float(value), unit, f"<= {target:g}", bool(value <= target))
 
 
 def at_least(name: str, value: float, unit: str, target: float) -> Figure:
     """A figure that keeps its promise by reaching ``target``."""
-    return Figure(name, value, unit, f">= {target:g}", value >= target)
+    return Figure(name, float(value), unit, f">= {target:g}", bool(value >= target))
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
