@@ -257,6 +257,8 @@ def _policy_file(config: Config) -> str | None:
         )
     if config.policy.file is not None and not fitted:
         return f"policy.file: of no use to kind {config.policy.kind}. Fix: set policy.kind to funcdyn or policynet"
+    if config.policy.file is not None and not config.policy.file.is_file():
+        return f"policy.file: {config.policy.file} does not exist. Fix: name what netgpt train policy wrote"
     return None
 
 

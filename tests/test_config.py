@@ -78,6 +78,7 @@ def test_every_setting_is_documented() -> None:
         ("link: {initial: {down: []}}", ["line 1: link.initial.down: [] cannot be used"]),
         ("policy: {kind: policynet}", ["policy.file: missing", "netgpt train policy"]),
         ("policy: {file: p.json}", ["policy.file: of no use to kind optimal", "Fix"]),
+        ("policy: {kind: policynet, file: nowhere.json}", ["policy.file: nowhere.json does not exist", "Fix"]),
         ("policy: {risk: 0}", ["policy.risk: 0", "Fix"]),
         ("policy: {budget: {offload_rate: 30}}", ["policy.budget.offload_rate: 30", "Fix"]),
         ("tariff: {zone: UTC, periods: [{start: '08:00', end: '20:00', prices: {}}]}", ["no price", "20:00", "Fix"]),
