@@ -200,17 +200,23 @@ class EdgeNode:
         if self._cloud is None or not self._link.state().up:
             return None
         work = self._drafter.expected_work(request, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
-        situation = self._situation(work)
-        return Outlook(situation.threshold, situation.snapshot.objective)
+        objective = self.rules.current()[0].objective
+        return Outlook(self._tau(self._state(), work), objective)
+
+    def _state(self) -> RoutingState:
+        prices = self.rules.current()[0].prices
+        return RoutingState(self._link.state(), prices, budget_left=self.limits.budget_left)
+
+    def _tau(self, state: RoutingState, work: CloudWork) -> float:
+        snapshot, policy = self.rules.current()
+        return self.limits.threshold(policy.threshold(state, work), state, work, snapshot.objective)
 
     def _situation(self, work: CloudWork) -> Situation:
-        link = self._link.state()
-        snapshot, policy = self.rules.current()
-        state = RoutingState(link, snapshot.prices, budget_left=self.limits.budget_left)
+        state, snapshot = self._state(), self.rules.current()[0]
         if self._cloud is None:
             return Situation(state, snapshot, self.rules.kind, 0.0, 0.0)
-        tau = self.limits.threshold(policy.threshold(state, work), state, work, snapshot.objective)
-        audit_rate = self.options.audit_rate if self._has_room(link, work) else 0.0
+        tau = max(self._tau(state, work), self.limits.floor)
+        audit_rate = self.options.audit_rate if self._has_room(state.link, work) else 0.0
         return Situation(state, snapshot, self.rules.kind, tau, audit_rate)
 
     def _has_room(self, link: LinkState, work: CloudWork) -> bool:

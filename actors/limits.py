@@ -1,9 +1,9 @@
 """What stands around the threshold: budgets, hard caps, a guarantee on wrong answers, drift, the cloud's learnt speed.
 
-One per node. ``threshold`` turns the policy's tau into the one that counts; ``allow`` is the hard cap; ``answered`` and
-``labelled`` are told what became of requests. Which wins: a budget is a price and lowers tau; a guarantee and an alarm
-are floors and raise it again; a cap forbids the cloud whatever tau says. The rules are ``policies.budget``, ``risk``,
-``drift`` and ``latency``; here is their state, bounded.
+One per node. ``threshold`` and ``floor`` turn the policy's tau into the one that counts; ``allow`` is the hard cap;
+``answered`` and ``labelled`` are told what became of requests. Which wins: a budget is a price and lowers tau; a
+guarantee and an alarm are floors and raise it again; a cap forbids the cloud whatever tau says. The rules are
+``policies.budget``, ``risk``, ``drift`` and ``latency``; here is their state, bounded.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ class Limits:
         return min((bucket.left(now_s) for bucket in (self._offloads, self._dollars) if bucket), default=1.0)
 
     def threshold(self, tau: float, state: RoutingState, work: CloudWork, objective: Objective) -> float:
-        """The policy's ``tau`` under budgets, guarantee and alarm, in [0, 1]."""
+        """The policy's ``tau`` under budgets, in [0, 1]; ``floor`` comes on top."""
         if any(value is not None for value in _values(self._options.budgets)):
             cost_usd = cloud_cost_usd(work, state.prices)
             penalty = self._ascent.penalty_usd(cost_usd, cloud_latency_s(work, state.link, self.speed))
             tau = max(tau - penalty / objective.value_usd, 0.0)
-        return max(tau, self._floor)
+        return tau
 
     def allow(self, most_usd: float) -> bool:
         """Take one offload of at most ``most_usd`` from the hard caps; False when one is reached."""
@@ -153,12 +153,16 @@ class Limits:
             **drift,
             "budget_left": self.budget_left,
             "drift_alarm": float(self._alarmed),
-            "threshold_floor": self._floor,
+            "threshold_floor": self.floor,
             "edge_risk": self._proved.risk,
         }
 
     @property
-    def _floor(self) -> float:
+    def floor(self) -> float:
+        """The least threshold that guarantee and alarm allow.
+
+        Whether a draft is made does not depend on it: what never is drafted could never prove itself.
+        """
         risk = self._proved.tau if self._options.risk is not None else 0.0
         return max(risk, self._options.safe_threshold if self._alarmed else 0.0)
 

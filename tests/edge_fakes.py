@@ -87,6 +87,19 @@ class FakeEngine:
         self.closed = True
 
 
+class TokenEngine(FakeEngine):
+    """Shows each token to the watch, as an engine that sees them does."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        whole = await super().generate(prompt, sampling)
+        watch, completion = sampling.watch, whole.completions[0]
+        for n, logprob in enumerate(completion.logprobs, 1):
+            if watch and watch(logprob):
+                cut = Completion(completion.text[:n], completion.logprobs[:n], "abandoned", n)
+                return Generation((cut,), whole.prompt_tokens, whole.version, whole.seconds)
+        return whole
+
+
 class FakeLink:
     """A link in whatever state the test wants."""
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_fakes import DOWN, NORTH, SOUTH, SURE, UNSURE, FakeEngine, NodeKit, ask
+from edge_fakes import DOWN, NORTH, SOUTH, SURE, UNSURE, FakeEngine, NodeKit, TokenEngine, ask
 
 from actors.draft_pace import ENOUGH, DraftPace
 from actors.drafting import DraftOptions
 from actors.edge_node import NodeOptions
-from actors.engine import Completion, Generation, Prompt, Sampling
+from actors.engine import Completion, Generation
 from actors.scorer import Scorer
 from policies.calibration import Calibrator
 from policies.errors import Unreachable
@@ -20,19 +20,6 @@ from policies.types import Reason, Route
 
 WEAKEST_TOKEN = Calibrator((0.0,) * 5, (1.0,) * 5, (3.0, 0.0, 0.0, 0.0, 0.0), 0.0, 100)
 EASY, HARD = "move the slice north", "negotiate the quarterly spectrum lease"
-
-
-class TokenEngine(FakeEngine):
-    """Shows each token to the watch, as an engine that sees them does."""
-
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        whole = await super().generate(prompt, sampling)
-        watch, completion = sampling.watch, whole.completions[0]
-        for n, logprob in enumerate(completion.logprobs, 1):
-            if watch and watch(logprob):
-                cut = Completion(completion.text[:n], completion.logprobs[:n], "abandoned", n)
-                return Generation((cut,), whole.prompt_tokens, whole.version, whole.seconds)
-        return whole
 
 
 @pytest.fixture(scope="module")
