@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,8 +27,8 @@ from policies.types import CloudSpeed, CloudWork, Objective, Reason, RoutingStat
 
 logger = logging.getLogger(__name__)
 
-AUDITS = 5000  # requests that the guarantee looks back on; more would prove little more and forget too slowly
-PROOF_EVERY = 25  # labels between two proofs, a millisecond each
+PROOF_SIZE = 100  # labels of the first attempt at a proof; each further one has twice as many and half the delta
+ATTEMPTS = 7  # what 6,400 labels do not prove is not so
 REFERENCE_SCORES = 2 * MIN_SCORES  # of new weights, before changes are looked for
 CALIBRATION_GAP = 0.05  # labels may be off by this much, and by the cloud's own mistakes, without an alarm
 
@@ -134,15 +133,13 @@ class Limits:
             return
         truth = cloud.parsed if cloud else None
         right = truth is not None and draft.error is None and same_answer(draft.parsed, truth)
-        self._audits.append((answer.decision.score, not right, truth is not None, propensity))
         if truth is None:
             return
-        self._labels += 1
+        if self._options.risk is not None and propensity == 1.0:
+            self._prove(answer.decision.score, not right)
         if self._monitor and draft.error is None:
             self._monitor.observe_label(answer.decision.score, right)
             self._alarm(self._monitor)
-        if self._options.risk is not None and self._labels % PROOF_EVERY == 0:
-            self._prove()
 
     def gauges(self) -> dict[str, float]:
         """Every figure by name."""
@@ -168,8 +165,8 @@ class Limits:
 
     def _forget(self, version: str) -> None:
         """New weights: nothing that was proved or watched holds for them."""
-        self._version, self._labels = version, 0
-        self._audits: deque[tuple[float, bool, bool, float]] = deque(maxlen=AUDITS)
+        self._version, self._attempt = version, 0
+        self._audits: list[tuple[float, bool]] = []  # at most PROOF_SIZE * 2 ** (ATTEMPTS - 1)
         self._scores: list[float] = []  # at most REFERENCE_SCORES
         self._monitor: DriftMonitor | None = None
         self._alarmed = False
@@ -199,12 +196,24 @@ class Limits:
         reason, safe = monitor.state.reason, self._options.safe_threshold
         logger.warning("%s; the threshold of %s is at least %.2f from now on", reason, self._version, safe)
 
-    def _prove(self) -> None:
+    def _prove(self, score: float, wrong: bool) -> None:
+        """One more label while everything goes to the cloud; a proof, once made, holds for these weights.
+
+        Only then is every draft labelled with certainty, and looking again and again would find a proof by chance:
+        so the sizes are fixed, and delta is shared out among them.
+        """
+        size = PROOF_SIZE * 2**self._attempt
+        if self._proved.tau < 1.0 or self._attempt >= ATTEMPTS:
+            return
+        self._audits.append((score, wrong))
+        if len(self._audits) < size:
+            return
         assert self._options.risk is not None
-        score, wrong, labelled, propensity = (np.array(column) for column in zip(*self._audits, strict=True))
-        audits = Audits(score, wrong, labelled, propensity)
-        self._proved = bounded_risk(audits, self._options.risk, self._options.risk_delta)
-        logger.info("%s: %s", self._version, self._proved.reason)
+        scores, wrongs = (np.array(column) for column in zip(*self._audits, strict=True))
+        ones, self._attempt = np.ones(size), self._attempt + 1
+        delta = self._options.risk_delta / 2**self._attempt
+        self._proved = bounded_risk(Audits(scores, wrongs, ones > 0, ones), self._options.risk, delta)
+        logger.warning("%s: %s", self._version, self._proved.reason)
 
 
 def _bucket(limit: float | None) -> TokenBucket | None:

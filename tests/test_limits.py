@@ -14,7 +14,7 @@ from edge_fakes import GOOD, NORTH, SNAPSHOT, SOUTH, SURE, UNSURE, WEST, FakeEng
 from actors.answer import Answer, Draft, Served, Situation
 from actors.edge_node import NodeOptions
 from actors.engine import Completion
-from actors.limits import PROOF_EVERY, REFERENCE_SCORES, LimitOptions, Limits
+from actors.limits import PROOF_SIZE, REFERENCE_SCORES, LimitOptions, Limits
 from policies.budget import Budgets
 from policies.errors import Refused
 from policies.toolcalls import parse
@@ -88,27 +88,26 @@ async def test_an_offload_budget_lowers_the_threshold_until_it_is_met() -> None:
 
 async def test_a_guarantee_sends_everything_away_until_labels_prove_the_edge_right() -> None:
     kit = kit_with(limited(risk=0.1), FakeEngine(NORTH), cloud=FakeEngine(NORTH), audit_rate=0.2)
-    routes = [(await kit.node.answer(ask())).route for _ in range(3 * PROOF_EVERY)]
-    assert routes[:PROOF_EVERY] == [Route.CLOUD] * PROOF_EVERY
-    assert routes[-1] is Route.EDGE
+    routes = [(await kit.node.answer(ask())).route for _ in range(3 * PROOF_SIZE)]
+    assert routes == [Route.CLOUD] * PROOF_SIZE + [Route.EDGE] * 2 * PROOF_SIZE
 
 
 async def test_drafts_go_on_being_made_while_a_guarantee_is_not_proved_yet() -> None:
     kit = kit_with(limited(risk=0.1), TokenEngine(NORTH), cloud=FakeEngine(NORTH), audit_rate=0.2, threshold=0.5)
-    routes = [(await kit.node.answer(ask())).route for _ in range(3 * PROOF_EVERY)]
+    routes = [(await kit.node.answer(ask())).route for _ in range(3 * PROOF_SIZE)]
     assert all(len(record.draft_logprobs) == len(SURE) for record in kit.log.records)
     assert routes[-1] is Route.EDGE
 
 
 async def test_a_guarantee_is_never_given_to_an_edge_that_is_wrong() -> None:
     kit = kit_with(limited(risk=0.1), FakeEngine(NORTH), cloud=FakeEngine(SOUTH))
-    assert {(await kit.node.answer(ask())).route for _ in range(4 * PROOF_EVERY)} == {Route.CLOUD}
+    assert {(await kit.node.answer(ask())).route for _ in range(4 * PROOF_SIZE)} == {Route.CLOUD}
 
 
 async def test_new_weights_have_to_prove_themselves_again() -> None:
     edge = FakeEngine(NORTH)
     kit = kit_with(limited(risk=0.1), edge, cloud=FakeEngine(NORTH))
-    for _ in range(3 * PROOF_EVERY):
+    for _ in range(PROOF_SIZE + 1):
         await kit.node.answer(ask())
     edge.version = "edge-0002-bbbbbbbb"
     assert [(await kit.node.answer(ask())).route for _ in range(2)][-1] is Route.CLOUD
