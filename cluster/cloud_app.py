@@ -128,7 +128,7 @@ def deploy(options: CloudOptions, model: str, environment: Mapping[str, str]) ->
     """Start deploying ``model`` (a directory or a Hugging Face id).
 
     Args:
-        environment: what ``environment`` returned for this session.
+        environment: what ``environment`` returned for the Ray session.
     """
     begun = time.monotonic()
     port = options.port or free_port(options.host)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
@@ -133,8 +134,32 @@ def values(state: RoutingState) -> tuple[float, ...]:
     return raw
 
 
+class ByState(ABC):
+    """What thresholds share that look at the state alone, never at the request."""
+
+    __slots__ = ()
+    inputs: StateInputs
+
+    @abstractmethod
+    def threshold(self, state: RoutingState, work: CloudWork) -> float:
+        """tau in [0, 1]."""
+
+    def thresholds(
+        self,
+        states: Sequence[RoutingState],
+        state: npt.NDArray[np.int64],
+        amounts: FloatArray,  # noqa: ARG002
+    ) -> FloatArray:
+        """tau of many requests, [n]: ``state`` [n] indexes ``states``, each of which is asked once."""
+        return np.array([self.threshold(one, ANY_WORK) for one in states], dtype=np.float64)[state]
+
+    def outside(self, state: RoutingState) -> list[str]:
+        """The inputs that are clamped to the range fitted on."""
+        return self.inputs.outside(state)
+
+
 @dataclass(frozen=True, slots=True)
-class FuncDyn:
+class FuncDyn(ByState):
     """tau = tau_min + (tau_max - tau_min) * sigmoid(bias + weights . inputs), weights >= 0, never below ``floor``.
 
     ``weights`` has shape [len(INPUTS)]. A link that is down gives ``floor``.
@@ -171,19 +196,6 @@ class FuncDyn:
         for weight, x in zip(self.weights, self.inputs.encode(state), strict=True):
             u += weight * x
         return max(self.floor, self.tau_min + (self.tau_max - self.tau_min) * sigmoid(u))
-
-    def thresholds(
-        self,
-        states: Sequence[RoutingState],
-        state: npt.NDArray[np.int64],
-        amounts: FloatArray,  # noqa: ARG002
-    ) -> FloatArray:
-        """tau of many requests, [n]: ``state`` [n] indexes ``states``, each of which is asked once."""
-        return np.array([self.threshold(one, ANY_WORK) for one in states], dtype=np.float64)[state]
-
-    def outside(self, state: RoutingState) -> list[str]:
-        """The inputs that are clamped to the range fitted on."""
-        return self.inputs.outside(state)
 
 
 def sigmoid(u: float) -> float:

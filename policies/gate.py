@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from policies.fitting import BoolArray
+from policies.score import FloatArray
 
 RESAMPLES = 2000  # the 5 % quantile of the bootstrap then has an error of about 0.5 % in level
 

@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.cost import amounts, unit_prices
+from policies.fitting import BoolArray
 from policies.score import FloatArray
 from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,12 @@ fitting is in ``soft_gate``, training with coupled decisions in ``cluster.train_
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.checks import probability
-from policies.funcdyn import ANY_WORK, INPUTS, StateInputs, sigmoid
+from policies.funcdyn import INPUTS, ByState, StateInputs, sigmoid
 from policies.score import FloatArray
 from policies.types import CloudWork, RoutingState
 
@@ -25,7 +23,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyNet:
+class PolicyNet(ByState):
     """tau = sigmoid(third . a(a(x first + first_bias) second + second_bias) + third_bias), never below ``floor``.
 
     Shapes, for a width of h: ``first`` [len(INPUTS), h], ``second`` [h, h], ``third`` [h], biases [h], [h], []. A link
@@ -74,19 +72,6 @@ class PolicyNet:
         h += second_bias
         np.minimum(np.maximum(h, low, out=h), high, out=h)
         return max(self.floor, sigmoid(float(np.dot(h, third)) + self.third_bias))
-
-    def thresholds(
-        self,
-        states: Sequence[RoutingState],
-        state: npt.NDArray[np.int64],
-        amounts: FloatArray,  # noqa: ARG002
-    ) -> FloatArray:
-        """tau of many requests, [n]: ``state`` [n] indexes ``states``, each of which is asked once."""
-        return np.array([self.threshold(one, ANY_WORK) for one in states], dtype=np.float64)[state]
-
-    def outside(self, state: RoutingState) -> list[str]:
-        """The inputs that are clamped to the range fitted on."""
-        return self.inputs.outside(state)
 
 
 def bounds(width: int) -> tuple[FloatArray, FloatArray]:

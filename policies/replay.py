@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.cost import DEAD_BPS, GB, MTOK, unit_prices
-from policies.outcomes import BoolArray
+from policies.fitting import BoolArray
 from policies.score import FloatArray
 from policies.threshold import FixedThreshold, OptimalThreshold, ThresholdPolicy
 from policies.types import CloudSpeed, CloudWork, Objective, Prices, RoutingState

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.cost import kappa, unit_prices
-from policies.outcomes import BoolArray
+from policies.fitting import BoolArray
 from policies.replay import (
     Estimator,
     Figures,

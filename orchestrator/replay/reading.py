@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from actors.edge_node import DOWN_OVERHEAD_BYTES, UP_OVERHEAD_BYTES
 from actors.offload_log import read_log
 from policies.errors import LogError
-from policies.outcomes import BoolArray
+from policies.fitting import BoolArray
 from policies.replay import IntArray, Logged
 from policies.score import FloatArray
 from policies.toolcalls import parse, same_answer

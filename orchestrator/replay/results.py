@@ -9,7 +9,8 @@ import numpy as np
 
 from orchestrator.replay.reading import Reading
 from policies.advantage import Rise, Verdict, check
-from policies.outcomes import BoolArray, Outcomes
+from policies.fitting import BoolArray
+from policies.outcomes import Outcomes
 from policies.replay import (
     Draws,
     Estimate,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.policy_options import PolicyOptions
 from policies.errors import BadConfig
-from policies.outcomes import BoolArray
+from policies.fitting import BoolArray
 from policies.replay import Priced, kept, thresholds
 from policies.threshold import FixedThreshold, OptimalThreshold, ThresholdPolicy
 
