@@ -89,13 +89,14 @@ def scorer(config: Config, directory: Path) -> Scorer:
 
 def next_scorer(config: Config, directory: Path) -> Scorer:
     """The scorer of new weights: the configured kind where it was fitted for them, else log-probabilities."""
+    plain = Scorer.load(directory)
+    if config.policy.scorer == "logprob":
+        return plain
     try:
-        return replace(
-            Scorer.load(directory), rater=None if config.policy.scorer == "logprob" else _rater(config, directory)
-        )
+        return replace(plain, rater=_rater(config, directory))
     except StoreError as why:
         logger.warning("%s; drafts of these weights are scored by their log-probabilities", why)
-        return Scorer.load(directory)
+        return plain
 
 
 def _rater(config: Config, directory: Path) -> Rater:
