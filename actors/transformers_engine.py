@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
-from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling
+from actors.engine import Completion, FinishReason, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings
 from actors.grammar import json_grammar
 from actors.rendering import Renderer, model_directory
@@ -122,7 +122,7 @@ class TransformersEngine:
         self, ids: list[int], prompt: Prompt, sampling: Sampling, cancelled: threading.Event
     ) -> tuple[tuple[Completion, ...], str]:
         recorder = _Recorder(len(ids))
-        ending = _Ending(len(ids), self._end_tokens(), sampling.stop, self._renderer.tokenizer, cancelled)
+        ending = _Ending(recorder, sampling, self._end_tokens(), self._renderer.tokenizer, cancelled)
         processors = [*self._grammar(prompt), recorder]
         with torch.random.fork_rng(enabled=sampling.seed is not None):
             if sampling.seed is not None:
@@ -136,11 +136,11 @@ class TransformersEngine:
             )
         if self._closed:
             raise EngineError(f"model {self.source}: the engine was closed")
-        logprobs = recorder.finish(rows)
-        lengths = [ending.lengths.get(i, rows.shape[1] - len(ids)) for i in range(sampling.n)]
         answers = [
-            self._completion(prompt.prefill, row[len(ids) :][:length], logprob[:length], i in ending.lengths, sampling)
-            for i, (row, logprob, length) in enumerate(zip(rows.tolist(), logprobs, lengths, strict=True))
+            self._completion(prompt.prefill, row[:length], logprobs[:length], why, sampling.stop)
+            for row, logprobs, (length, why) in zip(
+                rows[:, len(ids) :].tolist(), recorder.logprobs, ending.ends, strict=True
+            )
         ]
         return tuple(answers), self.version
 
@@ -177,11 +177,11 @@ class TransformersEngine:
         return [ends] if isinstance(ends, int) else list(ends)
 
     def _completion(
-        self, prefill: str, ids: Sequence[int], logprobs: Sequence[float], ended: bool, sampling: Sampling
+        self, prefill: str, ids: Sequence[int], logprobs: Sequence[float], why: FinishReason, stop: Sequence[str]
     ) -> Completion:
         text = self._renderer.tokenizer.decode(ids, skip_special_tokens=True)
-        text = cut(text.rstrip("\ufffd"), sampling.stop)  # half a character at the end is no text
-        return Completion(prefill + text, tuple(logprobs), "stop" if ended else "length", len(ids))
+        text = cut(text.rstrip("\ufffd"), stop)  # half a character at the end is no text
+        return Completion(prefill + text, tuple(logprobs), why, len(ids))
 
     def _swap(self, path: Path, version: str) -> tuple[float, float]:
         drained = time.perf_counter()
@@ -197,48 +197,73 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]
     """Log-probabilities of the chosen tokens, after the grammar's mask and before temperature, as vLLM's."""
 
     def __init__(self, prompt_tokens: int) -> None:
-        self._start, self._last = prompt_tokens, torch.empty(0)
+        self.start, self._last = prompt_tokens, torch.empty(0)
         self._chosen: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self._choose(input_ids)
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         self._last = torch.log_softmax(scores.float(), dim=-1)
         return scores
 
-    def finish(self, rows: torch.Tensor) -> list[list[float]]:
-        """Log-probabilities of ``rows``' answers, shape [n][tokens of the longest]."""
-        self._choose(rows)
-        return torch.cat(self._chosen, dim=1).tolist() if self._chosen else [[] for _ in rows]
+    def choose(self, tokens: torch.Tensor) -> float:
+        """Take the newest token of each row, [n, 1]: of the vocabulary only their log-probabilities are kept.
 
-    def _choose(self, input_ids: torch.Tensor) -> None:
-        if input_ids.shape[1] > self._start:  # one column at a time: the whole vocabulary is kept for one step only
-            self._chosen.append(self._last.gather(1, input_ids[:, -1:]))
+        Returns:
+            That of the first row.
+        """
+        self._chosen.append(self._last.gather(1, tokens))
+        return float(self._chosen[-1][0, 0])
+
+    @property
+    def logprobs(self) -> list[list[float]]:
+        """Of every row, shape [n][tokens of the longest]."""
+        return torch.cat(self._chosen, dim=1).tolist()
 
 
 class _Ending(StoppingCriteria):  # type: ignore[misc]
-    """Where each row ended (``lengths``, tokens by row), at an end token or stop string; all end when cancelled."""
+    """Where and why each row ended: an end token, a stop string, the length, or its watch gave up; all when cancelled.
+
+    ``ends`` holds tokens and reason by row. As in vLLM, the watch is not asked about the token that ends the answer.
+    """
 
     def __init__(
-        self, start: int, ends: Sequence[int], stop: Sequence[str], tokenizer: Any, cancelled: threading.Event
+        self, recorder: _Recorder, sampling: Sampling, ends: Sequence[int], tokenizer: Any, cancelled: threading.Event
     ) -> None:
-        self._start, self._ends, self._stop = start, frozenset(ends), stop
+        self._recorder, self._sampling, self._ends = recorder, sampling, frozenset(ends)
         self._tokenizer, self._cancelled = tokenizer, cancelled
-        self.lengths: dict[int, int] = {}
+        self._found: dict[int, tuple[int, FinishReason]] = {}
+
+    @property
+    def ends(self) -> list[tuple[int, FinishReason]]:
+        """(tokens, reason) of every row."""
+        return [self._found[row] for row in range(self._sampling.n)]
 
     def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        for i, row in enumerate(input_ids[:, self._start :].tolist()):
-            if i not in self.lengths and self._ended(row):
-                self.lengths[i] = len(row)
-        done = [self._cancelled.is_set() or i in self.lengths for i in range(len(input_ids))]
-        return torch.tensor(done, device=input_ids.device)
+        logprob = self._recorder.choose(input_ids[:, -1:])
+        rows = input_ids[:, self._recorder.start :].tolist()
+        for i, row in enumerate(rows):
+            if i not in self._found and (why := self._why(row)):
+                self._found[i] = len(row), why
+        if len(self._found) < len(rows) and self._given_up(logprob):
+            for i, row in enumerate(rows):
+                self._found.setdefault(i, (len(row), "abandoned"))
+        return torch.tensor([i in self._found for i in range(len(rows))], device=input_ids.device)
 
-    def _ended(self, row: list[int]) -> bool:
-        if row[-1] in self._ends:
+    def _given_up(self, logprob: float) -> bool:
+        if self._cancelled.is_set():
             return True
-        if not self._stop:
+        watch = self._sampling.watch
+        return watch is not None and 0 not in self._found and watch(logprob)
+
+    def _why(self, row: list[int]) -> FinishReason | None:
+        if row[-1] in self._ends or self._stopped(row):
+            return "stop"
+        return "length" if len(row) >= self._sampling.max_tokens else None
+
+    def _stopped(self, row: list[int]) -> bool:
+        if not self._sampling.stop:
             return False
         text = self._tokenizer.decode(row, skip_special_tokens=True)
-        return any(stop in text for stop in self._stop)
+        return any(stop in text for stop in self._sampling.stop)
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

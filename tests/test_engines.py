@@ -1,38 +1,25 @@
-"""Both local engines on one tiny model of random weights: real vLLM, real transformers, no fakes."""
+"""What both local engines answer, on one tiny model of random weights: real vLLM, real transformers, no fakes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import pytest_asyncio
-import torch
-from safetensors.torch import load_file, save_file
-from tiny_model import tiny_model_dir
-from transformers import AutoModelForCausalLM
+from engine_kit import ASK, ENDLESS, GREEDY, engine_fixture, hugging_fixture, models_fixture, vllm_fixture  # noqa: F401
 
-from actors.build import build_engine
 from actors.engine import Engine, Prompt, Sampling
-from actors.engine_settings import LocalSettings
 from actors.rendering import Renderer, template_message
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
-from policies.errors import BadConfig, BadRequest, ContextTooLong, EngineError
+from policies.errors import BadRequest, ContextTooLong, EngineError
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
-# float32, so that two implementations agree on the likeliest token of weights that know nothing.
-SETTINGS = LocalSettings(dtype="float32", kv_cache_bytes=32 * 2**20)
-GREEDY = Sampling(max_tokens=24)
-ENDLESS = Sampling(max_tokens=900)
-ASK = Prompt([{"role": "user", "content": "select clients"}])
 TOOL = {
     "type": "function",
     "function": {"name": "move_slice", "parameters": {"type": "object", "properties": {"to": {"type": "string"}}}},
@@ -45,37 +32,16 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {"first": tiny_model_dir(root / "first", seed=1), "second": tiny_model_dir(root / "second", seed=2)}
+class Patient:
+    """A watch that remembers what it was told and gives up at the ``most``-th token; never by default."""
 
+    def __init__(self, most: int = 0) -> None:
+        self.seen: list[float] = []
+        self._most = most
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def vllm(models: dict[str, Path]) -> AsyncIterator[VllmEngine]:
-    engine = await build_engine("vllm", models["first"], "first", SETTINGS)
-    assert isinstance(engine, VllmEngine)
-    yield engine
-    await engine.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def hugging(models: dict[str, Path]) -> AsyncIterator[TransformersEngine]:
-    engine = await build_engine("transformers", models["first"], "first", SETTINGS)
-    assert isinstance(engine, TransformersEngine)
-    yield engine
-    await engine.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module", params=["vllm", "transformers"])
-async def engine(
-    request: pytest.FixtureRequest, vllm: VllmEngine, hugging: TransformersEngine, models: dict[str, Path]
-) -> AsyncIterator[Engine]:
-    """Each engine in turn, on the first weights again afterwards."""
-    chosen = vllm if request.param == "vllm" else hugging
-    yield chosen
-    if chosen.version != "first":
-        await chosen.load(models["first"], "first")
+    def __call__(self, logprob: float) -> bool:
+        self.seen.append(logprob)
+        return len(self.seen) == self._most
 
 
 async def test_both_engines_give_the_same_greedy_answer(vllm: VllmEngine, hugging: TransformersEngine) -> None:
@@ -156,107 +122,6 @@ async def test_a_prompt_beyond_the_context_never_reaches_the_model(engine: Engin
     assert caught.value.field == "messages"
 
 
-async def test_new_weights_answer_exactly_like_a_fresh_engine(
-    engine: Engine, hugging: TransformersEngine, models: dict[str, Path]
-) -> None:
-    before = await engine.generate(ASK, GREEDY)
-    report = await engine.load(models["second"], "second")
-    after = await engine.generate(ASK, GREEDY)
-    fresh = type(engine)(models["second"], "fresh", SETTINGS)  # type: ignore[call-arg]
-    await fresh.setup()  # type: ignore[attr-defined]
-    try:
-        assert after.completions == (await fresh.generate(ASK, GREEDY)).completions != before.completions
-    finally:
-        await fresh.close()
-    assert (report.version, after.version) == ("second", "second")
-    assert 0 < report.gap_s <= report.moments["live_s"]
-
-
-async def test_a_swap_never_drops_a_request(engine: Engine, models: dict[str, Path]) -> None:
-    long = Sampling(max_tokens=200, temperature=1.0, seed=11)
-    running = [asyncio.create_task(engine.generate(ASK, replace(long, seed=i))) for i in range(4)]
-    await asyncio.sleep(0.05)
-    await engine.load(models["second"], "second")
-    late = await engine.generate(ASK, GREEDY)
-    generations = await asyncio.gather(*running)
-    assert late.version == "second"
-    assert all(g.completions[0].tokens > 0 for g in generations)
-
-
-async def test_a_request_in_flight_across_a_swap_carries_the_new_version(
-    vllm: VllmEngine, models: dict[str, Path]
-) -> None:
-    endless = asyncio.create_task(vllm.generate(ASK, ENDLESS))
-    await asyncio.sleep(0.1)
-    assert not endless.done()
-    await vllm.load(models["second"], "second")
-    assert (await endless).version == "second"
-    await vllm.load(models["first"], "first")
-
-
-async def test_a_swap_forgets_the_prefix_cache_of_the_old_weights(vllm: VllmEngine, models: dict[str, Path]) -> None:
-    shared = Prompt([{"role": "user", "content": "select clients and move the slice " * 20}])
-    first = await vllm.generate(shared, GREEDY)
-    assert (await vllm.generate(shared, GREEDY)).cached_tokens > 0
-    await vllm.load(models["second"], "second")
-    swapped = await vllm.generate(shared, GREEDY)
-    await vllm.load(models["first"], "first")
-    assert swapped.cached_tokens == 0
-    assert swapped.completions != first.completions
-    assert (await vllm.generate(shared, GREEDY)).completions == first.completions
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        ("missing", "no safetensors"),
-        ("torn", "second"),
-        ("shape", "shape"),
-        ("extra", "not in the live"),
-        ("nan", "finite"),
-    ],
-)
-async def test_weights_that_do_not_fit_leave_the_old_ones_live(
-    engine: Engine, models: dict[str, Path], tmp_path: Path, damage: str, words: str
-) -> None:
-    bad = damaged(models["second"], tmp_path / "second", damage)
-    before = await engine.generate(ASK, GREEDY)
-    with pytest.raises(EngineError, match=words) as caught:
-        await engine.load(bad, "bad")
-    assert str(bad) in str(caught.value)
-    after = await engine.generate(ASK, GREEDY)
-    assert (after.version, after.completions) == ("first", before.completions)
-
-
-async def test_a_reload_that_breaks_half_way_is_rolled_back(
-    vllm: VllmEngine, models: dict[str, Path], tmp_path: Path
-) -> None:
-    """Past the check of the files: vLLM itself stumbles over them after some layers have been loaded."""
-    torn = damaged(models["second"], tmp_path / "second", "shape")
-    before = await vllm.generate(ASK, GREEDY)
-    with pytest.raises(EngineError, match="still on"):
-        await vllm._ask(lambda: vllm._swap(torn, "bad"))
-    after = await vllm.generate(ASK, GREEDY)
-    assert (after.version, after.completions) == ("first", before.completions)
-    await vllm.load(models["second"], "second")
-    assert (await vllm.generate(ASK, GREEDY)).completions != before.completions
-    await vllm.load(models["first"], "first")
-
-
-async def test_tied_embeddings_are_swapped_too(tmp_path: Path, models: dict[str, Path]) -> None:
-    first, second = tied(models["first"], tmp_path / "first"), tied(models["second"], tmp_path / "second")
-    engines = [
-        await build_engine("vllm", path, path.name, replace(SETTINGS, dtype="bfloat16")) for path in (first, second)
-    ]
-    try:
-        await engines[0].load(second, "second")
-        swapped, fresh = [await engine.generate(ASK, GREEDY) for engine in engines]
-        assert swapped.completions == fresh.completions
-    finally:
-        for engine in engines:
-            await engine.close()
-
-
 async def test_a_cancelled_request_is_aborted(engine: Engine) -> None:
     endless = asyncio.create_task(engine.generate(ASK, replace(ENDLESS, n=4, temperature=1)))
     await asyncio.sleep(0.1)
@@ -269,27 +134,46 @@ async def test_a_cancelled_request_is_aborted(engine: Engine) -> None:
         assert not engine._core.busy
 
 
-async def test_a_watch_sees_every_token_and_changes_nothing_while_it_is_content(vllm: VllmEngine) -> None:
-    seen: list[float] = []
-    plain = (await vllm.generate(ASK, GREEDY)).completions[0]
-    watched = await vllm.generate(ASK, replace(GREEDY, watch=lambda logprob: seen.append(logprob) is not None))
-    assert watched.completions[0] == plain
-    assert tuple(seen[: plain.tokens]) == pytest.approx(plain.logprobs[: len(seen)])
-    assert len(seen) >= plain.tokens - 1  # the last token comes with the answer itself
+@pytest.mark.parametrize("end", ["length", "stop"])
+async def test_a_watch_sees_every_token_but_the_last_and_changes_nothing_while_it_is_content(
+    engine: Engine, end: str
+) -> None:
+    """The token that ends an answer comes with it: there is nothing left to give up."""
+    whole = (await engine.generate(ASK, GREEDY)).completions[0].text
+    sampling = GREEDY if end == "length" else replace(GREEDY, stop=(whole[4:6],))
+    plain = (await engine.generate(ASK, sampling)).completions[0]
+    watch = Patient()
+    assert (await engine.generate(ASK, replace(sampling, watch=watch))).completions[0] == plain
+    assert plain.finish_reason == end
+    assert watch.seen == pytest.approx(plain.logprobs[:-1])
 
 
-async def test_a_draft_that_is_given_up_ends_there_and_disturbs_nobody(vllm: VllmEngine) -> None:
-    countdown = iter([False, False, True])
-    plain = (await vllm.generate(ASK, GREEDY)).completions[0]
+async def test_a_draft_that_is_given_up_ends_there_and_disturbs_nobody(engine: Engine) -> None:
+    plain = (await engine.generate(ASK, GREEDY)).completions[0]
     given_up, other = await asyncio.gather(
-        vllm.generate(ASK, replace(ENDLESS, watch=lambda _: next(countdown))), vllm.generate(ASK, GREEDY)
+        engine.generate(ASK, replace(ENDLESS, watch=Patient(3))), engine.generate(ASK, GREEDY)
     )
     begun = given_up.completions[0]
     assert (begun.finish_reason, begun.tokens) == ("abandoned", 3)
     assert begun.logprobs == pytest.approx(plain.logprobs[:3], abs=1e-3)
+    assert begun.text and plain.text.startswith(begun.text)
     assert other.completions[0] == plain
-    await vllm.generate(ASK, Sampling(max_tokens=1))
-    assert not vllm._core.busy
+    await engine.generate(ASK, Sampling(max_tokens=1))  # what still ran would hold this up
+    if isinstance(engine, VllmEngine):
+        assert not engine._core.busy
+
+
+async def test_a_watch_sees_what_the_grammar_forces_and_is_told_of_no_token_after_it_gave_up(engine: Engine) -> None:
+    watch = Patient(4)
+    sampling = Sampling(max_tokens=128, watch=watch)
+    given_up = (await engine.generate(replace(ASK, schema=SCHEMA), sampling)).completions[0]
+    assert (given_up.finish_reason, given_up.tokens, len(watch.seen)) == ("abandoned", 4, 4)
+    assert watch.seen == pytest.approx(given_up.logprobs) and 0.0 in watch.seen
+
+
+async def test_greedy_samples_are_given_up_together(engine: Engine) -> None:
+    generation = await engine.generate(ASK, replace(GREEDY, n=2, watch=Patient(1)))
+    assert [(one.tokens, one.finish_reason) for one in generation.completions] == [(1, "abandoned")] * 2
 
 
 async def test_the_event_loop_stays_free_while_the_model_runs(vllm: VllmEngine) -> None:
@@ -315,55 +199,6 @@ async def test_too_many_requests_are_refused_at_once(vllm: VllmEngine, monkeypat
     with pytest.raises(EngineError, match="already waiting"):
         await vllm.generate(ASK, GREEDY)
     await first
-
-
-@pytest.mark.parametrize("kind", ["vllm", "transformers"])
-async def test_a_missing_model_is_named(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=str(tmp_path / "nowhere")):
-        await build_engine(kind, tmp_path / "nowhere", "v")
-
-
-@pytest.mark.parametrize("kind", ["vllm", "transformers"])
-async def test_a_torn_model_is_named(kind: str, tmp_path: Path, models: dict[str, Path]) -> None:
-    torn = damaged(models["first"], tmp_path / "torn", "torn")
-    with pytest.raises(EngineError, match=str(torn)):
-        await build_engine(kind, torn, "v", SETTINGS)
-
-
-@pytest.mark.parametrize("kind", ["vllm", "transformers"])
-async def test_a_closed_engine_fails_what_was_running_and_what_comes(kind: str, models: dict[str, Path]) -> None:
-    engine = await build_engine(kind, models["first"], "v", SETTINGS)
-    running = asyncio.create_task(engine.generate(ASK, ENDLESS))
-    waiting = asyncio.create_task(engine.generate(ASK, GREEDY))
-    loading = asyncio.create_task(engine.load(models["second"], "second"))
-    await asyncio.sleep(0)
-    await engine.close()
-    for task in (running, waiting, loading):
-        with pytest.raises(EngineError, match="closed"):
-            await task
-    with pytest.raises(EngineError, match="closed"):
-        await engine.generate(ASK, GREEDY)
-
-
-async def test_an_engine_that_breaks_in_a_step_fails_everybody_and_says_why(models: dict[str, Path]) -> None:
-    engine = VllmEngine(models["first"], "v", SETTINGS)
-    await engine.setup()
-
-    def burst() -> None:
-        raise RuntimeError("out of memory")
-
-    running = asyncio.create_task(engine.generate(ASK, ENDLESS))
-    broken = asyncio.create_task(engine._ask(burst))
-    for task in (broken, running, asyncio.create_task(engine.generate(ASK, GREEDY))):
-        with pytest.raises(EngineError, match="out of memory"):
-            await task
-    assert engine.gauges()["usable"] == 0.0
-    await engine.close()
-
-
-async def test_an_unknown_engine_is_named_with_the_choices() -> None:
-    with pytest.raises(BadConfig, match="transformers, vllm"):
-        await build_engine("llamacpp", "somewhere", "v")
 
 
 async def test_tool_calls_and_parts_are_rendered_as_templates_expect(models: dict[str, Path]) -> None:
@@ -402,35 +237,3 @@ async def test_a_message_no_template_can_render_names_its_field(message: dict[st
     with pytest.raises(BadRequest) as caught:
         template_message(3, message)
     assert caught.value.field == field
-
-
-def damaged(source: Path, target: Path, how: str) -> Path:
-    """A copy of ``source`` whose weights cannot be loaded."""
-    shutil.copytree(source, target)
-    file = target / "model.safetensors"
-    state = load_file(file)
-    name = "model.layers.1.mlp.down_proj.weight"
-    if how == "missing":
-        file.unlink()
-    elif how == "torn":
-        file.write_bytes(file.read_bytes()[:-1000])
-    else:
-        if how == "shape":
-            state[name] = torch.zeros(64, 64, dtype=torch.bfloat16)
-        elif how == "extra":
-            state["surplus"] = torch.zeros(1)
-        elif how == "nan":
-            state[name][0, 0] = torch.nan
-        save_file(state, file, metadata={"format": "pt"})
-    return target
-
-
-def tied(source: Path, target: Path) -> Path:
-    """A copy of ``source`` whose output head is its embedding."""
-    shutil.copytree(source, target)
-    model = AutoModelForCausalLM.from_pretrained(source, tie_word_embeddings=True)
-    model.config.tie_word_embeddings = True
-    model.tie_weights()
-    model.save_pretrained(target)
-    assert "lm_head.weight" not in load_file(target / "model.safetensors")
-    return target
