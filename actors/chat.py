@@ -52,9 +52,7 @@ class ChatRequest:
     @property
     def question(self) -> str:
         """What the user said last, as plain text."""
-        said = (message.get("content") for message in reversed(self.messages) if message["role"] == "user")
-        content = next(said, None) or ""
-        return content if isinstance(content, str) else "".join(part["text"] for part in content)
+        return question(self.messages)
 
     @property
     def must_call(self) -> bool:
@@ -176,3 +174,10 @@ def _json_problem(content: str, schema: Mapping[str, Any]) -> str | None:
         return f"JSON was asked for and this is none: {why}"
     why_not = violation(value, schema)
     return f"the answer does not fit response_format: {why_not}" if why_not else None
+
+
+def question(messages: Sequence[Message]) -> str:
+    """What the user said last, as plain text."""
+    said = (message.get("content") for message in reversed(messages) if message["role"] == "user")
+    content = next(said, None) or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)

@@ -88,9 +88,9 @@ class Drafter:
 
     async def propose(self, request: ChatRequest, outlook: Outlook | None) -> Draft:
         """A draft, as far as it is worth making; ``outlook`` None says that there is nothing to fall back on."""
-        expected = self._expected(request)
+        expected = self._expected(request, self._version())
         if outlook is None:
-            return replace(await self.draft(request), expected=expected)
+            return await self._make(request, expected)
         explored = 1.0
         if self._options.before and not self._worth_beginning(expected, outlook):
             explored = self._options.explore
@@ -98,11 +98,15 @@ class Drafter:
                 why = "not begun: it would hardly be kept"
                 skipped = self._unfinished(request, why, Reason.DRAFT_SKIPPED)
                 return replace(skipped, propensity=explored, expected=expected)
-        draft = await self.draft(request, self._watch(request, outlook))
-        return replace(draft, propensity=explored, expected=expected)
+        draft = await self._make(request, expected, self._watch(request, expected, outlook))
+        return replace(draft, propensity=explored)
 
-    async def draft(self, request: ChatRequest, watch: Watch | None = None) -> Draft:
+    async def draft(self, request: ChatRequest) -> Draft:
         """The best of the edge model's proposals; an edge engine that fails proposes nothing valid."""
+        return await self._make(request, self._expected(request, self._version()))
+
+    async def _make(self, request: ChatRequest, expected: float | None, watch: Watch | None = None) -> Draft:
+        version = self._version()
         sampling = replace(request.sampling, n=self._options.samples, watch=watch)
         began = self._clock()
         try:
@@ -112,7 +116,9 @@ class Drafter:
             return self._unfinished(request, f"the edge model failed: {why}", Reason.DRAFT_INVALID)
         seconds = self._clock() - began
         self.pace.observe(generation, seconds, len(request.payload))
-        drafts = [self._judged(request, generation, completion, seconds) for completion in generation.completions]
+        if generation.version != version:  # swapped meanwhile: p(x) belongs to the weights that drafted
+            expected = self._expected(request, generation.version)
+        drafts = [self._judged(request, generation, one, seconds, expected) for one in generation.completions]
         rater = self._scorers.of(generation.version).rater
         if rater is None or not drafts[0].whole:
             return max(drafts, key=lambda draft: (draft.error is None, draft.score))
@@ -134,28 +140,34 @@ class Drafter:
         parsed = parse(text)
         return None if request.problem(parsed) else Served.generation(generation, text, parsed)
 
-    def _expected(self, request: ChatRequest) -> float | None:
-        forecast = self._scorers.of(self._version()).forecast
-        return forecast.prompt.predict(request.question, len(request.shown_tools)) if forecast else None
+    def _expected(self, request: ChatRequest, version: str) -> float | None:
+        return self._scorers.of(version).expected(request.question, len(request.shown_tools))
 
     def _worth_beginning(self, expected: float | None, outlook: Outlook) -> bool:
         forecast = self._scorers.of(self._version()).forecast
-        if forecast is None or expected is None or not self.pace.known:
+        if forecast is None or forecast.spread is None or expected is None or not self.pace.known:
             return True
         gain = forecast.spread.gain(expected, outlook.threshold)
         return worth_making(gain, self.pace.draft_s, outlook.objective)
 
-    def _watch(self, request: ChatRequest, outlook: Outlook) -> Watch | None:
+    def _watch(self, request: ChatRequest, expected: float | None, outlook: Outlook) -> Watch | None:
         scorer = self._scorers.of(self._version())
         if not self._options.during or self._options.samples > 1 or not self.pace.known or scorer.rater:
             return None  # the bound is one on calibrated log-probabilities
-        return Patience(scorer.bound, outlook.threshold, request.sampling.max_tokens)
+        return Patience(scorer.bound.given(expected), outlook.threshold, request.sampling.max_tokens)
 
     def _unfinished(self, request: ChatRequest, why: str, reason: Reason) -> Draft:
         guess = len(request.payload) // BYTES_PER_TOKEN
         return Draft(NOTHING, ParsedText(""), why, 0.0, self._version(), guess, 0.0, reason)
 
-    def _judged(self, request: ChatRequest, generation: Generation, completion: Completion, seconds: float) -> Draft:
+    def _judged(
+        self,
+        request: ChatRequest,
+        generation: Generation,
+        completion: Completion,
+        seconds: float,
+        expected: float | None,
+    ) -> Draft:
         parsed = parse(completion.text)
         problem: str | None
         unusable: Reason | None
@@ -164,6 +176,6 @@ class Drafter:
         else:
             problem = request.problem(parsed)
             unusable = Reason.DRAFT_INVALID if problem else None
-        score = self._scorers.of(generation.version).score(completion, valid=problem is None)
         version, prompt_tokens = generation.version, generation.prompt_tokens
-        return Draft(completion, parsed, problem, score, version, prompt_tokens, seconds, unusable)
+        score = self._scorers.of(version).score(completion.logprobs, problem is None, expected)
+        return Draft(completion, parsed, problem, score, version, prompt_tokens, seconds, unusable, expected=expected)

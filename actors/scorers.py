@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from actors.chat import question
 from actors.engine import Completion, Prompt
 from actors.hidden_states import HiddenStates
 from actors.scorer import Proposal, Scored, Scorer
@@ -28,7 +29,7 @@ from policies.calibration import Calibrator
 from policies.errors import BadConfig, StoreError
 from policies.fitting import BoolArray
 from policies.preference import Answer, Head, Judged, fit_head, preference_pairs
-from policies.score import FloatArray, features
+from policies.score import FloatArray
 from policies.score_maps import Isotonic, Platt, ScoreMap, map_from_json
 from policies.toolcalls import parse, same_answer
 
@@ -94,18 +95,19 @@ class DraftScorer:
 
 @dataclass(frozen=True, slots=True)
 class LogprobScorer:
-    """Log-odds of the version's calibrator."""
+    """Log-odds of the version's own calibrated score."""
 
-    calibrator: Calibrator
+    scorer: Scorer
 
-    def raw(self, prompt: Prompt, proposals: Sequence[Proposal]) -> FloatArray:  # noqa: ARG002
+    def raw(self, prompt: Prompt, proposals: Sequence[Proposal]) -> FloatArray:
         """See ``RawScorer``; a draft without log-probabilities is ``UNKNOWN``."""
-        return np.array([self._one(proposal.completion) for proposal in proposals], dtype=np.float64)
+        expected = self.scorer.expected(question(prompt.messages), len(prompt.tools))
+        return np.array([self._one(proposal.completion, expected) for proposal in proposals], dtype=np.float64)
 
-    def _one(self, completion: Completion) -> float:
+    def _one(self, completion: Completion, expected: float | None) -> float:
         if not completion.logprobs:
             return UNKNOWN
-        p = float(self.calibrator.predict(features(completion.logprobs)))
+        p = self.scorer.score(completion.logprobs, True, expected)
         return math.log(p) - math.log1p(-p)
 
 
@@ -198,8 +200,8 @@ def weights_id(directory: Path) -> str:
 
 
 def _logprob(directory: Path, weights: str) -> DraftScorer:  # noqa: ARG001  (calibrator.json names features only)
-    calibrator = Scorer.load(directory).calibrator
-    return DraftScorer("logprob", LogprobScorer(calibrator), Platt(0.0, 1.0, calibrator.samples))
+    scorer = Scorer.load(directory)
+    return DraftScorer("logprob", LogprobScorer(scorer), Platt(0.0, 1.0, scorer.calibrator.samples))
 
 
 def _agreement(directory: Path, weights: str) -> DraftScorer:

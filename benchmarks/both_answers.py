@@ -28,7 +28,7 @@ from orchestrator.bundled.evaluate import Answered, answer
 from orchestrator.bundled.train import MODELS
 from orchestrator.tasks.generator import Split, Task, tasks
 from policies.outcomes import Outcomes
-from policies.score import FloatArray, features
+from policies.score import FloatArray
 from policies.types import CloudWork
 
 MAX_TOKENS = 160
@@ -61,7 +61,7 @@ class Both:
 
 
 def collect(split: Split, count: int, var: Path = Path("var")) -> list[Both]:
-    """``count`` requests of ``split``; asked once, about ten minutes for 2,000 on two cores."""
+    """``count`` requests of ``split``; asked once, about MINUTES."""
     weights = "model.safetensors"
     files = {f"{name}/{weights}": digests(MODELS / name)[weights] for name in ("edge", "cloud")}
     path = var / "benchmarks" / f"both-{split.value}-{count}-{digest_of(files)[:8]}.parquet"
@@ -74,9 +74,9 @@ def collect(split: Split, count: int, var: Path = Path("var")) -> list[Both]:
 
 def scores(rows: Sequence[Both], edge: Path = MODELS / "edge") -> FloatArray:
     """The edge model's own calibrated scores, 0 for invalid drafts; shape [n]."""
-    calibrator = first_scorer(edge).calibrator
-    found = calibrator.predict(np.array([features(row.logprobs) for row in rows]))
-    return np.where([row.draft_valid for row in rows], found, 0.0)
+    scorer = first_scorer(edge)
+    found = [scorer.score(r.logprobs, r.draft_valid, scorer.expected(r.question, r.offered)) for r in rows]
+    return np.array(found, dtype=np.float64)
 
 
 def outcomes(rows: Sequence[Both], score: FloatArray) -> Outcomes:
@@ -87,7 +87,7 @@ def outcomes(rows: Sequence[Both], score: FloatArray) -> Outcomes:
 
 async def _ask(split: Split, count: int) -> list[Both]:
     batch = list(itertools.islice(tasks(SEED, split), count))
-    edge, cloud = [await _answers(name, batch) for name in ("edge", "cloud")]
+    edge, cloud = await asyncio.gather(*(_answers(name, batch) for name in ("edge", "cloud")))
     renderer = Renderer(MODELS / "edge", None)
     return [_row(one, other, renderer) for one, other in zip(edge, cloud, strict=True)]
 

@@ -8,10 +8,8 @@ Calibration. Training records are fitted by the candidate and would make it look
 count, and three kinds of them: offloads with the cloud's word, audits with the cloud's word (heavier), and accepted
 drafts without one, for which the parent's calibrated score is believed (the same answer: as probable as before;
 another answer: at most what is left). Without the last kind every label would come from requests the parent found
-hard. Few labels move the parent's calibrator by two numbers only (``policies.recalibrate``), pulled towards no
-change.
-
-Forecast. What a prompt says about its draft is the parent's view of prompts with the candidate's scores.
+hard. Few labels move the parent's calibrator by three numbers only (``policies.recalibrate``), pulled towards
+no change: where the parent thought prompts hard that no longer are, its view of prompts loses weight.
 """
 
 from __future__ import annotations
@@ -22,16 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.chat import ChatRequest
+from actors.scorer import JudgedDraft, Scorer
 from actors.training import Draft, TrainingOutcome
 from orchestrator.lessons import LABEL_WEIGHT_CAP, Case
-from policies.calibration import Calibrator
-from policies.forecast import MIN_SAMPLES, Forecast
 from policies.gate import Trial
-from policies.recalibrate import recalibrate
-from policies.score import features
 from policies.toolcalls import parse, same_answer
-
-FRESH = 200  # answers for a forecast from nothing: fewer teach no words
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +52,7 @@ class Answered:
         return self.belief if self.same else (1.0 - self.belief) / 2.0
 
 
-def answered(cases: Sequence[Case], outcome: TrainingOutcome, parent: Calibrator) -> list[Answered]:
+def answered(cases: Sequence[Case], outcome: TrainingOutcome, parent: Scorer) -> list[Answered]:
     """Pair questions with answers; a question that fits neither model's context is left out."""
     rows = zip(cases, outcome.base, outcome.candidate, strict=True)
     return [
@@ -84,31 +77,20 @@ def trial(rows: Sequence[Answered], drift_nats: float) -> Trial:
     )
 
 
-def calibrator(rows: Sequence[Answered], parent: Calibrator) -> Calibrator:
-    """The parent's calibrator, moved to the candidate's valid answers."""
-    valid = [a for a in rows if a.case.valid(a.candidate.text)]
-    if not valid:
-        return parent
-    return recalibrate(
-        parent,
-        np.array([features(a.candidate.logprobs) for a in valid]),
-        np.array([_target(a) for a in valid], dtype=np.float64),
-        np.array([_weight(a.case) for a in valid], dtype=np.float64),
-    )
+def scorer(rows: Sequence[Answered], parent: Scorer) -> Scorer:
+    """The parent's scorer, moved to the candidate's answers."""
+    return Scorer.fit([_judged(row) for row in rows], parent) if rows else parent
 
 
-def forecast(rows: Sequence[Answered], parent: Forecast | None, scores: Calibrator) -> Forecast | None:
-    """The candidate's forecast from its answers as ``scores`` sees them; None where there are too few."""
-    if len(rows) < (FRESH if parent is None else MIN_SAMPLES):
-        return None
-    asked = [ChatRequest(a.case.messages, a.case.tools) for a in rows]
-    questions, tools = [request.question for request in asked], [len(request.tools) for request in asked]
-    found = np.array([_belief(a.case, a.candidate, scores) for a in rows], dtype=np.float64)
-    return parent.respread(questions, tools, found) if parent else Forecast.fit(questions, tools, found)
+def _judged(row: Answered) -> JudgedDraft:
+    asked, draft = ChatRequest(row.case.messages, row.case.tools), row.candidate
+    valid, weight = row.case.valid(draft.text), _weight(row.case)
+    return JudgedDraft(asked.question, len(asked.tools), draft.logprobs, valid, _target(row), weight)
 
 
-def _belief(case: Case, draft: Draft, parent: Calibrator) -> float:
-    return float(parent.predict(features(draft.logprobs))) if case.valid(draft.text) else 0.0
+def _belief(case: Case, draft: Draft, parent: Scorer) -> float:
+    expected = parent.expected(ChatRequest(case.messages).question, len(case.tools))
+    return parent.score(draft.logprobs, case.valid(draft.text), expected)
 
 
 def _target(row: Answered) -> float:

@@ -29,7 +29,7 @@ class Patience:
     """A watch on one draft (``actors.engine.Watch``): gives it up once no continuation can reach the threshold.
 
     Args:
-        bound: of the weights that draft.
+        bound: of the weights that draft, for this prompt.
         threshold: tau of the request.
         max_tokens: beyond which the draft cannot go.
     """

@@ -3,19 +3,21 @@
 While a draft grows its weakest tokens and the probability of its sequence can only fall, so with the calibrator's
 weights on them non-negative the score of every possible continuation lies below a number that is known now. A draft
 whose bound is below the threshold will surely be rejected: it can be abandoned, and no decision changes (ours).
-``Running`` follows a draft token by token; ``ScoreBound`` belongs to one calibrator. Pure, two microseconds a token.
+``Running`` follows a draft token by token; ``ScoreBound`` belongs to one calibrator and, with ``given``, to one prompt,
+whose promise is known before the first token. Pure, two microseconds a token.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Self
 
 from policies.calibration import EDGE, Calibrator
-from policies.score import FEATURES, ROUNDING, log_odds
+from policies.score import FEATURES, ROUNDING, log_odds, prompt_odds
 
 
 @dataclass(slots=True)
@@ -54,7 +56,13 @@ class ScoreBound:
         slope = dict(zip(FEATURES, (w / s for w, _, s in terms), strict=True))
         self._constant = calibrator.intercept - sum(w * c / s for w, c, s in terms)
         self._weakest = [slope[name] for name in FEATURES[:3]]
-        self._sequence, self._log_count = slope["sequence"], slope["log_count"]
+        self._sequence, self._log_count, self._prompt = slope["sequence"], slope["log_count"], slope["prompt"]
+
+    def given(self, expected: float | None) -> ScoreBound:
+        """The bound for drafts of a prompt with p(x) = ``expected``."""
+        bound = copy(self)
+        bound._constant += self._prompt * prompt_odds(expected)
+        return bound
 
     def score(self, whole: Running) -> float:
         """The score of a finished draft: the calibrator's own, without arrays."""

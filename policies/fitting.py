@@ -1,6 +1,8 @@
-"""What fits of scores share: checked arrays, standardising, the logistic function, two numbers on log-odds."""
+"""What fits of scores share: checked arrays, standardising, the logistic function, a few numbers on log-odds."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -39,20 +41,27 @@ def standard(x: FloatArray, w: FloatArray) -> tuple[FloatArray, FloatArray]:
     return center, np.where(scale > FLAT, scale, 1.0)
 
 
-def two_numbers(
-    u: FloatArray, y: FloatArray, w: FloatArray, at: tuple[float, float], sd: tuple[float, float], floor: float = 0.0
-) -> tuple[float, float]:
-    """Shift and stretch >= ``floor`` of sigmoid(shift + stretch * u), most probable under Gaussian priors at ``at``."""
+def few_numbers(
+    x: FloatArray, y: FloatArray, w: FloatArray, at: Sequence[float], sd: Sequence[float], floor: Sequence[float]
+) -> tuple[float, ...]:
+    """Shift and slopes of sigmoid(shift + x @ slopes), most probable under Gaussian priors of spread ``sd`` at ``at``.
+
+    Args:
+        x: [n, k].
+        y, w: labels in [0, 1] and how often each counts, [n].
+        at, sd: of the shift and of each slope, [k + 1].
+        floor: no slope falls below it, [k].
+    """
     from scipy.optimize import minimize  # noqa: PLC0415  (fitting is rare; serving must not wait for this import)
 
     def loss(theta: FloatArray) -> tuple[float, FloatArray]:
-        v = theta[0] + theta[1] * u
+        v = theta[0] + x @ theta[1:]
         error, away = w * (sigmoid(v) - y), (theta - at) / sd
         value = (w * (np.logaddexp(0.0, v) - y * v)).sum() + (away**2).sum() / 2
-        return float(value), np.array([error.sum(), error @ u]) + away / sd
+        return float(value), np.array([error.sum(), *(error @ x)]) + away / sd
 
-    found = minimize(loss, np.array(at), jac=True, method="L-BFGS-B", bounds=[(None, None), (floor, None)])
-    return float(found.x[0]), float(found.x[1])
+    bounds = [(None, None), *((least, None) for least in floor)]
+    return as_tuple(minimize(loss, np.array(at), jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
 def sigmoid(u: FloatArray) -> FloatArray:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -57,6 +57,12 @@ class ScoreSpread:
         kept = [edge for k, edge in enumerate(edges.tolist()) if (place == k).any()]
         return cls(tuple(kept[: len(rows) - 1]), tuple(tuple(map(float, row)) for row in rows), len(score))
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """From its fields as JSON gives them."""
+        rows = tuple(tuple(map(float, row)) for row in data["quantiles"])
+        return cls(tuple(map(float, data["edges"])), rows, int(data["samples"]))
+
     def gain(self, predicted: float, threshold: float) -> float:
         """E[(s - tau)+ | p(x)], in [0, 1]: what a draft is expected to win over asking the cloud, in units of V."""
         row = self.quantiles[bisect_right(self.edges, predicted)]
@@ -65,36 +71,15 @@ class ScoreSpread:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forecast:
-    """What the prompt says about its draft's score."""
+    """What the prompt says about its draft; without a spread (too little was seen) nothing of its final score."""
 
     prompt: PromptScore
-    spread: ScoreSpread
-
-    @classmethod
-    def fit(cls, questions: Sequence[str], tools: Sequence[int], score: FloatArray) -> Self:
-        """From drafted requests: the user's words, the number of tools on offer, the final score (0 if invalid).
-
-        The spread is that around predictions of prompts that were not fitted on.
-
-        Raises:
-            ValueError: lengths disagree, or there are fewer than ``MIN_SAMPLES``.
-        """
-        fold = np.random.default_rng(0).permutation(len(score)) % FOLDS
-        predicted = np.zeros(len(score))
-        for held in range(FOLDS):
-            seen, unseen = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
-            model = PromptScore.fit([questions[i] for i in seen], [tools[i] for i in seen], score[seen])
-            predicted[unseen] = [model.predict(questions[i], tools[i]) for i in unseen]
-        return cls(PromptScore.fit(questions, tools, score), ScoreSpread.fit(predicted, score))
-
-    def respread(self, questions: Sequence[str], tools: Sequence[int], score: FloatArray) -> Forecast:
-        """The same view of prompts for new weights, whose drafts scored ``score`` on these requests."""
-        predicted = np.array([self.prompt.predict(q, n) for q, n in zip(questions, tools, strict=True)])
-        return Forecast(self.prompt, ScoreSpread.fit(predicted, score))
+    spread: ScoreSpread | None = None
 
     def to_json(self) -> str:
         """One JSON object."""
-        return json.dumps({"prompt": json.loads(self.prompt.to_json()), "spread": asdict(self.spread)})
+        spread = None if self.spread is None else asdict(self.spread)
+        return json.dumps({"prompt": json.loads(self.prompt.to_json()), "spread": spread})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -106,8 +91,28 @@ class Forecast:
         try:
             data = json.loads(text)
             spread = data["spread"]
-            rows = tuple(tuple(map(float, row)) for row in spread["quantiles"])
-            made = ScoreSpread(tuple(map(float, spread["edges"])), rows, int(spread["samples"]))
-            return cls(PromptScore.from_json(json.dumps(data["prompt"])), made)
+            return cls(PromptScore.from_json(json.dumps(data["prompt"])), spread and ScoreSpread.from_dict(spread))
         except (LookupError, TypeError, json.JSONDecodeError) as why:
             raise ValueError(f"not a forecast: {why!r}") from why
+
+
+def cross_fitted(
+    questions: Sequence[str], tools: Sequence[int], right: FloatArray, weights: FloatArray
+) -> tuple[PromptScore, FloatArray]:
+    """p(x) from judged drafts, and what a p(x) that had not seen a prompt says of it, [n].
+
+    Args:
+        questions, tools: the user's words and the number of tools on offer, [n].
+        right: whether the draft was right, or the probability of that; 0 if invalid; [n].
+        weights: how many requests each stands for, [n].
+
+    Raises:
+        ValueError: lengths disagree, or nothing was given.
+    """
+    fold = np.random.default_rng(0).permutation(len(right)) % FOLDS
+    predicted = np.full(len(right), 0.5)
+    for held in range(FOLDS):
+        seen, unseen = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
+        model = PromptScore.fit([questions[i] for i in seen], [tools[i] for i in seen], right[seen], weights[seen])
+        predicted[unseen] = [model.predict(questions[i], tools[i]) for i in unseen]
+    return PromptScore.fit(questions, tools, right, weights), predicted

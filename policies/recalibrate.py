@@ -1,8 +1,9 @@
 """A calibrator for new weights from few labels: the old one, shifted and stretched.
 
-New weights make the old calibration wrong, mostly in two ways: they are right more often (a shift of the log-odds)
-and surer of themselves (a stretch). So exactly these two numbers are fitted, p' = sigmoid(shift + stretch * logit p),
-with a Gaussian prior at "as before"; fifty labels suffice where a fresh fit of every weight would follow noise.
+New weights make the old calibration wrong, mostly in three ways: they are right more often (a shift of the log-odds),
+surer of themselves (a stretch), and no longer wrong where the prompt said that they would be. So exactly these three
+numbers are fitted, sigmoid(shift + stretch * u + weight * x), where u is the old log-odds without the prompt and x what
+the prompt says, with a Gaussian prior at "as before"; fifty labels suffice where a fresh fit would follow noise.
 Targets may be probabilities, which lets a record without a label count as what is believed of it. Pure; who chooses
 the records is ``orchestrator.learner``.
 """
@@ -14,11 +15,13 @@ from dataclasses import replace
 import numpy as np
 
 from policies.calibration import Calibrator
-from policies.fitting import two_numbers
-from policies.score import FloatArray
+from policies.fitting import few_numbers
+from policies.score import FEATURES, FloatArray
 from policies.score_maps import SHIFT_SD, STRETCH_SD
 
 STRETCH_FLOOR = 0.1  # order is kept: a surer draft never scores lower
+PROMPT_SD = 1.0  # as wide as that of a fresh fit: a round changes above all which prompts are hard
+_PROMPT = FEATURES.index("prompt")
 
 
 def recalibrate(old: Calibrator, features: FloatArray, target: FloatArray, weights: FloatArray) -> Calibrator:
@@ -37,18 +40,23 @@ def recalibrate(old: Calibrator, features: FloatArray, target: FloatArray, weigh
         return old
     if old.samples == 0:
         return _fresh(features, target, weights)
-    p = np.asarray(old.predict(features), dtype=np.float64)
-    odds = np.log(p) - np.log1p(-p)
-    shift, stretch = two_numbers(odds, target, weights, (0.0, 1.0), (SHIFT_SD, STRETCH_SD), STRETCH_FLOOR)
-    moved = tuple(stretch * w for w in old.weights)
-    return replace(old, weights=moved, intercept=shift + stretch * old.intercept, samples=old.samples + len(target))
+    z, known = (features - old.center) / old.scale, old.weights[_PROMPT]
+    own = np.where(np.arange(z.shape[1]) == _PROMPT, 0.0, old.weights)
+    x = np.stack([z @ own + old.intercept, z[:, _PROMPT]], axis=1)
+    sd, floor = (SHIFT_SD, STRETCH_SD, PROMPT_SD), (STRETCH_FLOOR, 0.0)
+    shift, stretch, prompt = few_numbers(x, target, weights, (0.0, 1.0, known), sd, floor)
+    moved = [stretch * weight for weight in old.weights]
+    moved[_PROMPT] = prompt
+    intercept = shift + stretch * old.intercept
+    return replace(old, weights=tuple(moved), intercept=intercept, samples=old.samples + len(target))
 
 
 def _fresh(features: FloatArray, target: FloatArray, weights: FloatArray) -> Calibrator:
     """A whole fit, for a model whose calibrator was only a guess; a probability counts as both outcomes."""
     doubled = np.concatenate([features, features])
     correct = np.repeat([True, False], len(target))
-    return Calibrator.fit(doubled, correct, np.concatenate([weights * target, weights * (1.0 - target)]))
+    fitted = Calibrator.fit(doubled, correct, np.concatenate([weights * target, weights * (1.0 - target)]))
+    return replace(fitted, samples=len(target))
 
 
 def _check(features: FloatArray, target: FloatArray, weights: FloatArray) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from policies.calibration import EDGE
-from policies.fitting import BoolArray, as_tuple, checked, sigmoid, standard, two_numbers
+from policies.fitting import BoolArray, as_tuple, checked, few_numbers, sigmoid, standard
 from policies.score import FloatArray
 
 # Standard deviations of what new weights do to old log-odds: a shift of 1 moves 50 % to 73 %.
@@ -75,10 +75,11 @@ class Platt:
         w = w / w.mean()
         if prior is not None:
             u = prior.intercept + prior.slope * s
-            shift, stretch = two_numbers(u, y, w, at=(0.0, 1.0), sd=(SHIFT_SD, STRETCH_SD))
+            shift, stretch = few_numbers(u[:, None], y, w, (0.0, 1.0), (SHIFT_SD, STRETCH_SD), (0.0,))
             return cls(shift + stretch * prior.intercept, stretch * prior.slope, prior.samples + len(y))
         center, scale = standard(s, w)
-        shift, stretch = two_numbers((s - center) / scale, _smoothed(y, w), w, at=(0.0, 0.0), sd=(np.inf, 1.0))
+        z = ((s - center) / scale)[:, None]
+        shift, stretch = few_numbers(z, _smoothed(y, w), w, (0.0, 0.0), (np.inf, 1.0), (0.0,))
         return cls(float(shift - stretch * center / scale), float(stretch / scale), len(y))
 
     def predict(self, raw: FloatArray) -> FloatArray:

@@ -62,7 +62,7 @@ def test_what_is_not_a_probability_is_refused_by_name(name: str, wrong: float) -
 
 
 OBJECTIVE = Objective(value_usd=0.02, second_usd=0.002, cloud_accuracy=0.97)
-PLAIN = Calibrator((0.0,) * 5, (1.0,) * 5, (1.0, 0.0, 0.0, 0.0, 0.0), 2.0, 100)
+PLAIN = Calibrator((0.0,) * 6, (1.0,) * 6, (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), 2.0, 100)
 
 
 @given(unit, unit, st.floats(0, 100))

@@ -15,17 +15,19 @@ from actors.engine import Completion, Generation
 from actors.scorer import Scorer
 from policies.calibration import Calibrator
 from policies.errors import Unreachable
-from policies.forecast import Forecast
+from policies.forecast import Forecast, ScoreSpread, cross_fitted
 from policies.types import Reason, Route
 
-WEAKEST_TOKEN = Calibrator((0.0,) * 5, (1.0,) * 5, (3.0, 0.0, 0.0, 0.0, 0.0), 0.0, 100)
+WEAKEST_TOKEN = Calibrator((0.0,) * 6, (1.0,) * 6, (3.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.0, 100)
 EASY, HARD = "move the slice north", "negotiate the quarterly spectrum lease"
 
 
 @pytest.fixture(scope="module")
 def forecast() -> Forecast:
     questions = [EASY, HARD] * 100
-    return Forecast.fit(questions, [2] * 200, np.array([0.97, 0.02] * 100))
+    right = np.array([0.97, 0.02] * 100)
+    prompt, unseen = cross_fitted(questions, [2] * 200, right, np.ones(200))
+    return Forecast(prompt, ScoreSpread.fit(unseen, right))
 
 
 async def kit_with(forecast: Forecast | None, edge: FakeEngine | None = None, **fields: Any) -> NodeKit:

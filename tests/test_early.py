@@ -39,10 +39,20 @@ def test_no_continuation_scores_above_the_bound(
     assert float(calibrator.predict(features(begun + rest))) <= bound + 1e-6
 
 
-@given(calibrators(), drafts)
-def test_at_the_last_token_the_bound_is_the_score(calibrator: Calibrator, tokens: list[float]) -> None:
-    score = float(calibrator.predict(features(tokens)))
-    assert ScoreBound(calibrator).score(follow(tokens)) == pytest.approx(score, abs=1e-9)
+@given(calibrators(), drafts, st.none() | st.floats(1e-6, 1 - 1e-6))
+def test_at_the_last_token_the_bound_is_the_score(
+    calibrator: Calibrator, tokens: list[float], expected: float | None
+) -> None:
+    score = float(calibrator.predict(features(tokens, expected)))
+    assert ScoreBound(calibrator).given(expected).score(follow(tokens)) == pytest.approx(score, abs=1e-9)
+
+
+@given(calibrators(), drafts, st.floats(1e-6, 1 - 1e-6), st.floats(1e-6, 1 - 1e-6))
+def test_a_more_promising_prompt_never_lowers_the_score(
+    calibrator: Calibrator, tokens: list[float], one: float, other: float
+) -> None:
+    low, high = (ScoreBound(calibrator).given(p).score(follow(tokens)) for p in sorted((one, other)))
+    assert low <= high
 
 
 @given(calibrators(), drafts, st.integers(0, 100))
@@ -64,7 +74,7 @@ def test_a_whole_draft_at_once_is_the_same_as_token_by_token(tokens: list[float]
 
 
 def test_one_impossible_token_settles_a_draft() -> None:
-    calibrator = Calibrator((0.0,) * 5, (1.0,) * 5, (2.0, 0.5, 0.5, 0.0, 0.0), 4.0, 100)
+    calibrator = Calibrator((0.0,) * 6, (1.0,) * 6, (2.0, 0.5, 0.5, 0.0, 0.0, 0.0), 4.0, 100)
     seen = follow([-0.01, -12.0])
     assert ScoreBound(calibrator).upper(seen, 200) < 0.001
 

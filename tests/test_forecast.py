@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.forecast import MIN_SAMPLES, Forecast, ScoreSpread
+from policies.forecast import MIN_SAMPLES, Forecast, ScoreSpread, cross_fitted
 from policies.score import FloatArray
 
 unit = st.floats(0, 1)
@@ -54,10 +54,13 @@ EASY, HARD = (
     [f"set the alarm to {n} please" for n in range(100)],
     [f"weigh option {n} against peers" for n in range(100)],
 )
-FORECAST = Forecast.fit(EASY + HARD, [3] * 200, np.array([0.95] * 100 + [0.1] * 100))
+RIGHT = np.array([0.95] * 100 + [0.1] * 100)
+PROMPT, UNSEEN = cross_fitted(EASY + HARD, [3] * 200, RIGHT, np.ones(200))
+FORECAST = Forecast(PROMPT, ScoreSpread.fit(UNSEEN, RIGHT))
 
 
 def gain(forecast: Forecast, question: str, threshold: float) -> float:
+    assert forecast.spread is not None
     return forecast.spread.gain(forecast.prompt.predict(question, 3), threshold)
 
 
@@ -66,9 +69,19 @@ def test_the_words_tell_easy_prompts_from_hard_ones() -> None:
     assert gain(FORECAST, "weigh option 7 against peers", 0.5) < 0.02
 
 
-def test_new_weights_that_became_good_at_hard_prompts_make_them_worth_drafting() -> None:
-    better = FORECAST.respread(EASY + HARD, [3] * 200, np.full(200, 0.95))
-    assert gain(better, "weigh option 7 against peers", 0.5) > 0.3
+def test_a_prompt_is_judged_by_what_had_not_seen_it() -> None:
+    rng = np.random.default_rng(0)
+    words = [" ".join(rng.choice(list("abcdefgh"), 6)) for _ in range(200)]
+    luck = (rng.random(200) < 0.5).astype(float)
+    fitted, unseen = cross_fitted(words, [1] * 200, luck, np.ones(200))
+    known = np.array([fitted.predict(word, 1) for word in words])
+    assert abs(np.corrcoef(unseen, luck)[0, 1]) < 0.2 < np.corrcoef(known, luck)[0, 1]
+
+
+def test_a_forecast_without_a_spread_survives_its_file() -> None:
+    again = Forecast.from_json(Forecast(PROMPT).to_json())
+    assert again.spread is None
+    assert again.prompt.predict(EASY[0], 3) == pytest.approx(PROMPT.predict(EASY[0], 3), abs=1e-3)
 
 
 def test_json_gives_the_same_forecast_back() -> None:

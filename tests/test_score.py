@@ -44,5 +44,15 @@ def test_what_is_not_a_log_probability_is_refused_by_name(wrong: float) -> None:
         features([-0.1, wrong])
 
 
+@pytest.mark.parametrize("wrong", [math.nan, 0.0, 1.0, -0.5])
+def test_a_promise_that_is_no_probability_is_refused_by_name(wrong: float) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        features([-0.1], wrong)
+
+
+def test_without_a_forecast_the_prompt_says_nothing() -> None:
+    assert np.array_equal(features([-0.1]), features([-0.1], 0.5))
+
+
 def test_the_order_of_tokens_does_not_matter() -> None:
     assert np.allclose(features([-3.0, -0.1, -1.0, -0.2]), features([-0.2, -1.0, -0.1, -3.0]))

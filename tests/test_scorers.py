@@ -13,6 +13,7 @@ import pytest
 
 from actors.engine import Completion, Prompt
 from actors.hidden_states import HiddenStates
+from actors.scorer import Scorer
 from actors.scorers import (
     SCORERS,
     AgreementScorer,
@@ -109,7 +110,7 @@ def test_a_draft_without_logprobs_is_nothing_known(version: Path, kind: str) -> 
 
 def test_the_logprob_scorer_is_the_versions_calibrator() -> None:
     calibrator = Calibrator.guess()
-    odds = LogprobScorer(calibrator).raw(asking("north"), [proposal("x", -0.3), proposal("x", -0.1)])
+    odds = LogprobScorer(Scorer(calibrator)).raw(asking("north"), [proposal("x", -0.3), proposal("x", -0.1)])
     assert odds[1] > odds[0]
     assert 1 / (1 + math.exp(-odds[0])) == pytest.approx(math.exp(-0.3 * 5))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from actors.engine import Completion
 from actors.limits import LimitOptions, Limits
 from actors.scorer import first_scorer
 from benchmarks.figures import Figure, at_most
@@ -25,30 +24,30 @@ TARGET_US = 50.0
 def decisions(given: Material) -> list[Figure]:
     """Features, calibration, threshold, budget and the rule itself, for a typical draft."""
     scorer = first_scorer(MODELS / "edge")
-    completion = Completion("", given.rows[0].logprobs, "stop", len(given.rows[0].logprobs))
+    row = given.rows[0]
     state, work = RoutingState(LinkState(60.0, 2e6, 8e6), given.prices), typical_work(given.held)
     limits = Limits(LimitOptions(budgets=Budgets(offload_rate=0.3)), given.objective, given.speed, rng=random.Random(0))
     found = []
     for name, policy in fitted(given).items():
 
         def one(policy: object = policy) -> None:
-            score = scorer.score(completion, True)
+            score = scorer.score(row.logprobs, True, scorer.expected(row.question, row.offered))
             tau = limits.threshold(policy.threshold(state, work), state, work, given.objective)  # type: ignore[attr-defined]
             decide(score, None, tau, True, 0.05)
 
         found.append(at_most(f"one decision, {name}", _microseconds(one), "us", TARGET_US))
-    return [*found, Figure("the bound, each token", _token(scorer.bound, completion), "us")]
+    return [*found, Figure("the bound, each token", _token(scorer.bound, row.logprobs), "us")]
 
 
-def _token(bound: ScoreBound, completion: Completion) -> float:
+def _token(bound: ScoreBound, logprobs: Sequence[float]) -> float:
     from policies.decide import Patience  # noqa: PLC0415
 
     def follow() -> None:
         watch = Patience(bound, 0.0, 160)
-        for logprob in completion.logprobs:
+        for logprob in logprobs:
             watch(logprob)
 
-    return _microseconds(follow) / len(completion.logprobs)
+    return _microseconds(follow) / len(logprobs)
 
 
 def _microseconds(work: Callable[[], object]) -> float:

@@ -22,18 +22,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from actors.chat import ChatRequest
+from actors.chat import question
 from actors.engine import Completion, Engine, Prompt, Sampling
 from actors.engine_settings import LocalSettings
-from actors.scorer import Scorer, first_scorer
+from actors.scorer import JudgedDraft, Scorer, first_scorer
 from actors.vllm_engine import VllmEngine
 from orchestrator.bundled.recipes import RECIPES, SELDOM
 from orchestrator.bundled.train import MODELS
 from orchestrator.tasks.generator import Split, Task, tasks
 from orchestrator.tasks.verify import is_correct, is_schema_valid
-from policies.calibration import Calibrator, auroc, ece
-from policies.forecast import Forecast
-from policies.score import features
+from policies.calibration import auroc, ece
 from policies.toolcalls import parse
 
 _AT_ONCE = 32
@@ -86,10 +84,10 @@ def main() -> None:
 
 async def measure(path: Path, count: int, threads: int = 2) -> dict[str, Any]:
     """``summarise`` of the model in ``path`` on ``count`` requests of each test set."""
-    calibrator = first_scorer(path).calibrator
+    scorer = first_scorer(path)
     async with _engine(path, threads) as engine:
         answered = {split.value: await answer(engine, _draw(split, count)) for split in (Split.TEST, Split.OPEN)}
-    return {name: summarise(part, calibrator) for name, part in answered.items()}
+    return {name: summarise(part, scorer) for name, part in answered.items()}
 
 
 async def calibrate(path: Path, count: int, threads: int = 2) -> None:
@@ -125,25 +123,16 @@ async def answer(engine: Engine, batch: Sequence[Task]) -> list[Answered]:
     return list(await asyncio.gather(*map(one, batch)))
 
 
-def fit_calibrator(answered: Sequence[Answered]) -> Calibrator:
-    """P(draft correct) from the draft's log-probabilities; valid drafts only, as the gate lets pass no other."""
-    valid = [a for a in answered if a.is_valid]
-    return Calibrator.fit(_features(valid), np.array([a.correct for a in valid]))
-
-
 def fit_scorer(answered: Sequence[Answered]) -> Scorer:
-    """The calibrator, and what can be forecast of its scores from the prompt alone."""
-    calibrator = fit_calibrator(answered)
-    scores = np.where([a.is_valid for a in answered], calibrator.predict(_features(answered)), 0.0)
-    questions = [ChatRequest(a.task.messages).question for a in answered]
-    return Scorer(calibrator, Forecast.fit(questions, [len(a.task.tools) for a in answered], scores))
+    """P(draft correct), and what can be forecast of it from the prompt alone."""
+    return Scorer.fit([JudgedDraft(*_asked(a), a.completion.logprobs, a.is_valid, a.correct) for a in answered])
 
 
-def summarise(answered: Sequence[Answered], calibrator: Calibrator) -> dict[str, Any]:
+def summarise(answered: Sequence[Answered], scorer: Scorer) -> dict[str, Any]:
     """Success, validity and the score's quality, overall and by difficulty; shares in [0, 1]."""
     correct = np.array([a.correct for a in answered])
     valid = np.array([a.is_valid for a in answered])
-    scores = np.where(valid, calibrator.predict(_features(answered)), 0.0)
+    scores = np.array([scorer.score(a.completion.logprobs, a.is_valid, scorer.expected(*_asked(a))) for a in answered])
     seldom = np.array([a.task.kind in SELDOM for a in answered])
     levels = np.array([a.task.difficulty for a in answered])
     return {
@@ -152,7 +141,7 @@ def summarise(answered: Sequence[Answered], calibrator: Calibrator) -> dict[str,
         "schema_valid": float(valid.mean()),
         "json_valid": float(np.mean([a.is_json for a in answered])),
         "auroc": auroc(scores, correct),
-        "auroc_min_logprob": auroc(_features(answered)[:, 0], correct),
+        "auroc_min_logprob": auroc(np.array([min(a.completion.logprobs, default=0.0) for a in answered]), correct),
         "ece": ece(scores, correct),
         "success_by_difficulty": {str(n): float(correct[levels == n].mean()) for n in (1, 2, 3, 4)},
         "success_seldom_tools": float(correct[seldom].mean()),
@@ -160,8 +149,8 @@ def summarise(answered: Sequence[Answered], calibrator: Calibrator) -> dict[str,
     }
 
 
-def _features(answered: Sequence[Answered]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.stack([features(a.completion.logprobs) for a in answered])
+def _asked(answered: Answered) -> tuple[str, int]:
+    return question(answered.task.messages), len(answered.task.tools)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from actors.engine import Completion, Engine, Prompt, Sampling
+from actors.chat import ChatRequest
+from actors.engine import Engine, Prompt, Sampling
 from actors.log_record import OffloadRecord, from_table
 from actors.offload_log import read_log
 from actors.scorer import Scorer, first_scorer
@@ -88,9 +89,9 @@ def with_whole_drafts(pairs: Sequence[tuple[Task, OffloadRecord]], edge: Path) -
 def _whole(task: Task, record: OffloadRecord, draft: Draft | None, scorer: Scorer) -> OffloadRecord:
     if draft is None:
         return record
-    completion = Completion(draft.text, tuple(draft.logprobs), "stop", len(draft.logprobs))
-    score = scorer.score(completion, valid=check(parse(draft.text), task.tools, False) is None)
-    return replace(record, draft=draft.text, draft_tokens=completion.tokens, score=score)
+    expected = scorer.expected(ChatRequest(task.messages).question, len(task.tools))
+    score = scorer.score(draft.logprobs, check(parse(draft.text), task.tools, False) is None, expected)
+    return replace(record, draft=draft.text, draft_tokens=len(draft.logprobs), score=score)
 
 
 def cases(
