@@ -82,7 +82,7 @@ class Outcomes:
 
 def kappas(outcomes: Outcomes, states: Sequence[RoutingState], speed: CloudSpeed, objective: Objective) -> FloatArray:
     """The price of asking the cloud for each request in each state: dollars, shape [states, n]."""
-    prices = np.array([unit_prices(state, speed, objective) for state in states]).reshape(-1, 6)
+    prices = unit_prices(states, speed, objective)
     return np.asarray(prices @ outcomes.amounts.T, dtype=np.float64)
 
 

@@ -16,24 +16,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cached_property
-from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.cost import DEAD_BPS, GB, MTOK, unit_prices
+from policies.checks import nonnegative
+from policies.cost import unit_costs, unit_prices
 from policies.fitting import BoolArray
 from policies.score import FloatArray
 from policies.threshold import FixedThreshold, OptimalThreshold, ThresholdPolicy
-from policies.types import CloudSpeed, CloudWork, Objective, Prices, RoutingState
+from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
 
 IntArray = npt.NDArray[np.int64]
 
 RESAMPLES = 1000  # the 2.5 % quantile then has an error of about 0.5 % in level
 GROUPS = 1000  # requests beyond this are resampled in random groups: the variance of a mean stays the same
-
-_COLUMNS = ("link.rtt_ms", "link.up_bps", "link.down_bps", "queue_s", *(f"prices.{f.name}" for f in fields(Prices)))
 
 
 class Estimator(StrEnum):
@@ -187,9 +185,10 @@ def price(log: Logged, speed: CloudSpeed, objective: Objective) -> Priced:
     Raises:
         ValueError: a figure of a link, of prices or of the objective is negative or not finite.
     """
-    units = _units(log.states, speed, objective)
-    money = _units(log.states, speed, replace(objective, second_usd=0.0))
-    return Priced(log, objective, speed, units, _dot(units, log), _dot(money, log))
+    nonnegative(second_usd=objective.second_usd)
+    dollars, seconds = unit_costs(log.states, speed)
+    units = dollars + objective.second_usd * seconds
+    return Priced(log, objective, speed, units, _dot(units, log), _dot(dollars, log))
 
 
 def thresholds(policy: ThresholdPolicy, priced: Priced) -> FloatArray:
@@ -326,30 +325,9 @@ def _named(values: FloatArray) -> Figures:
 def _optimal(policy: OptimalThreshold, priced: Priced) -> FloatArray:
     log, objective = priced.log, policy.objective
     known = (policy.speed, objective.second_usd) == (priced.speed, priced.objective.second_usd)
-    kappa = priced.kappa_usd if known else _dot(_units(log.states, policy.speed, objective), log)
+    kappa = priced.kappa_usd if known else _dot(unit_prices(log.states, policy.speed, objective), log)
     tau = np.clip(objective.cloud_accuracy - kappa / objective.value_usd, policy.floor, 1.0)
     return np.where(log.up, tau, policy.floor)
-
-
-def _units(states: Sequence[RoutingState], speed: CloudSpeed, objective: Objective) -> FloatArray:
-    """``policies.cost.unit_prices`` of every state in one piece: a live log has as many states as requests."""
-    unit_prices(states[0], speed, objective)  # refuses a bad speed or objective by name
-    columns = {name: np.array([*map(attrgetter(name), states)], dtype=np.float64) for name in _COLUMNS}
-    for name, column in columns.items():
-        bad = ~(np.isfinite(column) & (column >= 0))
-        if bad.any():
-            raise ValueError(f"{name} must be a finite number >= 0, got {float(column[bad][0])!r}")
-    rtt_ms, up_bps, down_bps, queue_s, request, fresh, cached, output, transfer = columns.values()
-    second, per_byte = objective.second_usd, transfer / GB
-    units = [
-        request + second * (speed.round_trips * rtt_ms / 1e3 + queue_s + speed.ttft_s),
-        fresh / MTOK,
-        cached / MTOK,
-        output / MTOK + second * speed.per_token_s,
-        per_byte + second * 8.0 / np.maximum(up_bps, DEAD_BPS),
-        per_byte + second * 8.0 / np.maximum(down_bps, DEAD_BPS),
-    ]
-    return np.stack(units, axis=1)
 
 
 def _dot(units: FloatArray, log: Logged) -> FloatArray:

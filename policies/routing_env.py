@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.checks import nonnegative
-from policies.cost import unit_prices
+from policies.cost import unit_costs, unit_prices
 from policies.funcdyn import INPUTS, StateInputs
 from policies.outcomes import Outcomes
 from policies.soft_gate import typical_work
@@ -97,8 +97,8 @@ class Episode:
         self._index: list[int] = (np.searchsorted(moments, self._arrivals, side="right") - 1).tolist()
         value = objective.value_usd
         paid, tokens = outcomes.amounts, outcomes.amounts[:, 1:4].sum(axis=1)
-        kappa = _prices(self._states, speed, objective)[self._index]
-        money = _prices(self._states, CloudSpeed(0.0, 0.0, 0.0), replace(objective, second_usd=0.0))[self._index]
+        kappa = unit_prices(self._states, speed, objective)[self._index]
+        money = unit_costs(self._states, speed)[0][self._index]
         spent = (money * paid).sum(axis=1) if coupling.unit == "usd" else tokens
         self._edge = outcomes.edge_right.tolist()
         self._cloud = (outcomes.cloud_right - (kappa * paid).sum(axis=1) / value).tolist()
@@ -216,7 +216,3 @@ def play(
             total += episode.serve(policy.threshold(episode.state, work), block)
         served += n
     return total / served
-
-
-def _prices(states: Sequence[RoutingState], speed: CloudSpeed, objective: Objective) -> npt.NDArray[np.float64]:
-    return np.array([unit_prices(state, speed, objective) for state in states])

@@ -177,7 +177,7 @@ class _Data:
         weights = drafts.weights / drafts.weights.sum()
         lost = np.add.reduceat(weights * _lost_at_the_edge(drafts), starts)
         paid = np.add.reduceat(weights[:, None] * drafts.amounts, starts)
-        prices = np.array([unit_prices(state, speed, objective) for state in states])
+        prices = unit_prices(states, speed, objective)
         self.gain = lost - prices @ paid.T / objective.value_usd
         self.score = np.add.reduceat(drafts.score, starts) / np.diff([*starts, len(drafts)])
         sent = np.cumsum(self.gain, axis=1)

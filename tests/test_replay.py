@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.cost import kappa, unit_prices
+from policies.cost import kappa
 from policies.fitting import BoolArray
 from policies.replay import (
     Estimator,
@@ -191,16 +191,6 @@ def test_the_effective_number_counts_equal_weights_fully_and_unequal_ones_less()
     everything = np.ones(100, dtype=bool)
     assert effective(known(log, right), everything) == pytest.approx(100)
     assert effective(log, everything) < log.labelled.sum()
-
-
-@given(st.floats(0, 5e3), st.floats(0, 1e9), st.floats(0, 1e9), st.lists(st.floats(0, 100), min_size=6, max_size=6))
-def test_prices_of_many_states_at_once_are_those_of_each(
-    rtt_ms: float, up_bps: float, down_bps: float, amounts: list[float]
-) -> None:
-    states = [RoutingState(LinkState(rtt_ms, up_bps, down_bps), Prices(*amounts[:5]), queue_s=amounts[5]), *STATES]
-    log = replace(logged(4, 0)[0], states=states, state=np.arange(4))
-    expected = [unit_prices(state, SPEED, OBJECTIVE) for state in states]
-    np.testing.assert_allclose(price(log, SPEED, OBJECTIVE).units_usd, expected, rtol=1e-12)
 
 
 class Slow:
