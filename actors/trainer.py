@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -229,7 +230,7 @@ def load_model(directory: Path, device: str, dtype: torch.dtype) -> Any:
     """
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as why:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as why:
         raise EngineError(f"model directory {directory}: cannot be loaded for training: {why}") from why
     return model.to(device)
 

@@ -235,7 +235,7 @@ def _node(engine: Engine, path: Path, log: OffloadLog) -> EdgeNode:
         weights=weights,
         scorers=Scorers(weights.version, first_scorer(path)),
         cloud=None,
-        rules=SiteRules(PolicyBuilder(config, weights.version), default_snapshot(config)),
+        rules=SiteRules(PolicyBuilder(config, weights), default_snapshot(config)),
         link=StillLink(),
         log=log,
         verify=verify,

@@ -1,4 +1,4 @@
-"""A training round: offload log -> lessons -> job -> candidate -> gate -> calibrator -> model store.
+"""A training round: offload log -> lessons -> job -> candidate -> gate -> calibrator, scorer, threshold -> model store.
 
 ``Learner.round`` blocks for as long as the job takes and never raises for what a round can meet (too few records,
 poisoned ones, a job that fails, a gate that refuses): it reports the reason, and what was live stays live. The
@@ -20,10 +20,10 @@ from actors.log_record import OffloadRecord, from_table
 from actors.model_store import ModelStore, ModelVersion
 from actors.offload_log import compact, read_log
 from actors.options import LearnerOptions
-from actors.scorer import Scorer, first_scorer
+from actors.scorer import first_scorer
 from actors.training import TrainConfig, TrainingJob, TrainingOutcome
 from orchestrator.lessons import Lessons, as_sample, lessons
-from orchestrator.verdict import answered, calibrator, forecast, trial
+from orchestrator.verdict import Answered, answered, scorer, trial
 from policies.errors import LogError, NetGPTError
 from policies.gate import GateResult, GateRules, judge
 
@@ -32,10 +32,16 @@ logger = logging.getLogger(__name__)
 Train = Callable[[TrainingJob, str], TrainingOutcome]
 """Runs a job under a readable name; raises ``EngineError``."""
 
+Refit = Callable[[Path, Sequence[Answered], Sequence[OffloadRecord]], Mapping[str, str]]
+"""Fits what else belongs to a candidate's weights; says what became of it. ``orchestrator.refit`` has the one."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What a round did; ``version`` is None unless the candidate was published, ``reason`` always says why."""
+    """What a round did; ``version`` is None unless the candidate was published, ``reason`` always says why.
+
+    ``refits`` says what became of the scorer and the threshold, where the site's configuration asks for fitted ones.
+    """
 
     reason: str
     seconds: float = 0.0
@@ -45,6 +51,7 @@ class RoundReport:
     gate: GateResult | None = None
     version: ModelVersion | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    refits: Mapping[str, str] = field(default_factory=dict)
 
 
 class Learner:
@@ -56,11 +63,14 @@ class Learner:
         options: sizes, hyper-parameters, the gate's conditions.
         work_dir: scratch space, emptied after each round; the training worker must see it.
         train: how a job is run.
+        refit: what sites need of a version besides its calibrator.
     """
 
-    def __init__(self, log_dir: Path, store: ModelStore, options: LearnerOptions, work_dir: Path, train: Train) -> None:
+    def __init__(
+        self, log_dir: Path, store: ModelStore, options: LearnerOptions, work_dir: Path, train: Train, refit: Refit
+    ) -> None:
         self._log_dir, self._store, self._options = log_dir, store, options
-        self.work_dir, self._train = work_dir, train
+        self.work_dir, self._train, self._refit = work_dir, train, refit
 
     def round(self, parent: ModelVersion | None = None) -> RoundReport:
         """One round from ``parent`` (the newest edge version by default)."""
@@ -74,6 +84,8 @@ class Learner:
             shutil.rmtree(self.work_dir, ignore_errors=True)
         report = replace(report, seconds=time.monotonic() - started)
         logger.info("training round: %s (%.1f s, %d samples)", report.reason, report.seconds, report.samples)
+        for name, said in report.refits.items():
+            logger.info("its %s: %s", name, said)
         return report
 
     def _round(self, parent: ModelVersion | None) -> RoundReport:
@@ -97,15 +109,15 @@ class Learner:
         known: RoundReport,
     ) -> RoundReport:
         old = first_scorer(parent.path)
-        rows = answered(found.trials, outcome, old.calibrator)
+        rows = answered(found.trials, outcome, old)
         gate = judge(trial(rows, outcome.drift_nats), self._rules())
         known = replace(known, gate=gate, figures=outcome.figures)
         if not gate.passed:
             return replace(known, reason=f"the gate refused: {gate.reason}")
         candidate = Path(outcome.candidate_dir)
-        new = calibrator(rows, old.calibrator)
-        Scorer(new, forecast(rows, old.forecast, new)).save(candidate)
-        meta = self._lineage(records, found, gate, outcome)
+        scorer(rows, old).save(candidate)
+        known = replace(known, refits=self._refit(candidate, rows, records))
+        meta = {**self._lineage(records, found, gate, outcome), "refits": dict(known.refits)}
         version = self._store.publish(candidate, "edge", parent.version, meta)
         return replace(known, reason=f"published {version.version}: {gate.reason}", version=version)
 

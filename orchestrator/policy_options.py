@@ -42,7 +42,8 @@ class PolicyOptions(Options):
     fixed is one value."""
 
     file: Path | None = None
-    """For kind funcdyn and policynet: what ``netgpt train policy`` wrote."""
+    """For kind funcdyn and policynet: what ``netgpt train policy`` wrote; decides for the weights it was fitted on. A
+    version that a training round publishes brings its own."""
 
     value: float = Field(default=0.5, ge=0, le=1)
     """For kind fixed: the threshold on P(draft correct)."""
@@ -52,7 +53,8 @@ class PolicyOptions(Options):
 
     scorer: Literal["logprob", "preference", "ensemble"] = "logprob"
     """What scores a draft: its calibrated log-probabilities, or what ``netgpt train scorer`` has fitted: a reward
-    model on the edge's hidden states, or both together with the agreement of several drafts."""
+    model on the edge's hidden states, or both together with the agreement of several drafts. A training round fits it
+    anew."""
 
     samples: int = Field(default=1, ge=1, le=16)
     """Drafts per request, of which the best by score counts; more than one helps only at a temperature above 0."""

@@ -1,7 +1,8 @@
 """What a site decides with, from the configuration: the first snapshot, the threshold policy, the limits, the drafting.
 
-A fitted policy belongs to the scores of one version of the weights. Other weights are decided on by the closed form,
-which needs nothing but calibrated scores, until a policy is fitted for them; the log says so.
+A fitted threshold belongs to the scores of one version of the weights. A version that came out of a training round
+brings its own (``orchestrator.refit``), ``policy.file`` is for the weights it was fitted on, and all others are decided
+on by the closed form, which needs nothing but calibrated scores. The log says which decides, and why.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from actors.drafting import DraftOptions
 from actors.edge_node import NodeOptions
 from actors.limits import LimitOptions, Limits
 from actors.scorer import Rater, Scorer, first_scorer
+from actors.swap import Weights
 from orchestrator.config import Config
+from orchestrator.own_threshold import FITTED, has_parent, own_threshold
 from policies.budget import Budgets
 from policies.control import Snapshot
-from policies.errors import StoreError
+from policies.errors import BadConfig, StoreError
 from policies.policy_file import load_policy
 from policies.threshold import ThresholdInputs, ThresholdPolicy, build_threshold
 
 logger = logging.getLogger(__name__)
+
+NOTHING_FITTED = "nothing was fitted for this version"
 
 
 def default_snapshot(config: Config) -> Snapshot:
@@ -37,36 +42,60 @@ class PolicyBuilder:
 
     Args:
         config: kind, file and floor of the policy.
-        version: of the weights that the configured file has to be fitted on.
+        weights: what the site starts with.
 
     Raises:
-        BadConfig: the file cannot be used for them.
+        BadConfig: nothing that is fitted can be used for these weights, and they did not come out of a round.
     """
 
-    def __init__(self, config: Config, version: str) -> None:
-        self._policy, self._fitted_for, self._version = config.policy, version, version
-        self._fitted = load_policy(config.policy.file, version) if config.policy.file else None
+    def __init__(self, config: Config, weights: Weights) -> None:
+        self._options = config.policy
+        self.live(weights)
+        if self.kind != self._options.kind and not has_parent(weights.path):
+            self._configured(weights.version)
 
     @property
     def kind(self) -> str:
         """What decides now."""
-        return "optimal" if self._fitted and self._version != self._fitted_for else self._policy.kind
+        return "optimal" if self._options.kind in FITTED and self._fitted is None else self._options.kind
 
-    def live(self, version: str) -> None:
-        """Other weights are live."""
-        self._version = version
-        if self._fitted and version != self._fitted_for:
-            logger.warning(
-                "%s was fitted for %s; %s is decided on by the closed form until a policy is fitted for it",
-                self._policy.file,
-                self._fitted_for,
-                version,
-            )
+    def live(self, weights: Weights) -> None:
+        """Decide for other weights from now on; reads two small files at most."""
+        self.reason, self._fitted = "as configured", None
+        if self._options.kind in FITTED:
+            self.reason, self._fitted = self._own(weights) or self._in_file(weights) or (NOTHING_FITTED, None)
+            logger.info("%s is decided on by %s: %s", weights.version, self.kind, self.reason)
 
     def __call__(self, snapshot: Snapshot) -> ThresholdPolicy:
-        floor = max(self._policy.floor, snapshot.threshold_floor)
-        inputs = ThresholdInputs(snapshot.objective, snapshot.speed, floor, self._policy.value, self._fitted)
+        floor = max(self._options.floor, snapshot.threshold_floor)
+        inputs = ThresholdInputs(snapshot.objective, snapshot.speed, floor, self._options.value, self._fitted)
         return build_threshold(self.kind, inputs)
+
+    def _own(self, weights: Weights) -> tuple[str, ThresholdPolicy] | None:
+        """What the version brings along."""
+        try:
+            found = own_threshold(weights.path, self._options.scorer)
+            return None if found is None else ("fitted with this version", self._of_kind(found))
+        except BadConfig as why:
+            logger.error("the threshold of %s is not used: %s", weights.version, why)
+            return None
+
+    def _in_file(self, weights: Weights) -> tuple[str, ThresholdPolicy] | None:
+        try:
+            return "policy.file was fitted for this version", self._configured(weights.version)
+        except BadConfig as why:
+            logger.warning("%s waits for a policy that is fitted for it: %s", weights.version, why)
+            return None
+
+    def _configured(self, version: str) -> ThresholdPolicy:
+        assert self._options.file is not None, "checked by the configuration"
+        return self._of_kind(load_policy(self._options.file, version))
+
+    def _of_kind(self, policy: ThresholdPolicy) -> ThresholdPolicy:
+        """``policy``, if it is of the configured kind."""
+        options = self._options
+        build_threshold(options.kind, ThresholdInputs(options.objective, options.speed, fitted=policy))
+        return policy
 
 
 def node_options(config: Config, cloud_model: str) -> NodeOptions:

@@ -106,8 +106,9 @@ class EdgeSite:
     async def swap(self, version: str, path: Path, sha256: str) -> SwapReport:
         """Run other weights; as if the router had asked for it."""
         report = await self._node.swap(version, path, sha256)
-        self._policy.live(self._node.version)
-        self._node.rules.renew()
+        if report.outcome == "live":
+            self._policy.live(Weights(version, path))
+            self._node.rules.renew()
         self._swaps.append(report)
         return report
 
@@ -129,6 +130,7 @@ class EdgeSite:
             "port": self._port,
             "model": self._config.site.served_model,
             "version": self._node.version,
+            "policy": f"{self._policy.kind} ({self._policy.reason})",
         }
 
     async def _start(self) -> None:
@@ -178,7 +180,7 @@ class EdgeSite:
 
     def _make_node(self, engine: Engine, cloud: Engine | None) -> EdgeNode:
         config = self._config
-        self._policy = PolicyBuilder(config, self._weights.version)
+        self._policy = PolicyBuilder(config, self._weights)
         node = EdgeNode(
             engine=engine,
             weights=self._weights,

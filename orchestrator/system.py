@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -23,6 +24,7 @@ from cluster.metrics import AnswerMetrics
 from cluster.services import LinkService, RouterService
 from orchestrator.config import Config, resolve_model
 from orchestrator.learner import Learner, RoundReport
+from orchestrator.refit import refit
 from orchestrator.rules import default_snapshot
 from orchestrator.site import EdgeSite
 from orchestrator.versions import first_version
@@ -143,6 +145,7 @@ class System:
             options,
             self.config.work_dir,
             lambda job, name: train_job.run_training(job, name, where),
+            partial(refit, self.config),
         )
         return learner.round()
 

@@ -10,10 +10,11 @@ table compares on requests, and for PPO on link traces, that were held out.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -33,6 +34,8 @@ from policies.types import LinkState, Prices, RoutingState
 
 if TYPE_CHECKING:
     from policies.routing_env import Coupling, Scenario
+
+T = TypeVar("T")
 
 HELD_OUT = 0.3
 WEIGHT_CAP = 20.0  # the weight of an audit at the default rate; more on one record only adds noise
@@ -89,7 +92,7 @@ def train_policy(
         raise BadConfig(f"method ppo trains kind policynet, got {kind}. Fix: use method soft, or kind policynet")
     given = from_log(source, config.policy.objective.cloud_accuracy) if isinstance(source, Path) else source
     train, held = _split(given.outcomes, seed)
-    states = [*design(config.prices, DESIGN_STATES, seed), *_spread(given.states, LOG_STATES)]
+    states = [*design(_prices(config), DESIGN_STATES, seed), *spread(given.states, LOG_STATES)]
     options = config.policy
     policy: FuncDyn | PolicyNet
     if kind == "funcdyn":
@@ -101,7 +104,7 @@ def train_policy(
         assert isinstance(policy, PolicyNet)
         policy, coupled = _ppo(policy, (train, held), config, iterations, seed)
     alive = [state for state in given.states if state.link.up]
-    judged = _spread(alive, LOG_STATES) or design(config.prices, LOG_STATES, seed + 1)
+    judged = spread(alive, LOG_STATES) or design(_prices(config), LOG_STATES, seed + 1)
     figures = _compare(policy, (train, held), judged, config)
     save(out, policy, given.score_version, _fitted(given, states, config, method, figures, coupled))
     if console is not None:
@@ -149,6 +152,11 @@ def design(prices: Prices, count: int, seed: int) -> list[RoutingState]:
         queue_s = random.exponential(1.0) if random.random() < 0.5 else 0.0  # half the time there is none
         states.append(RoutingState(link, dearer, float(queue_s), random.random()))
     return states
+
+
+def spread(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most ``most`` of ``items``, evenly."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).astype(int))] if items else []
 
 
 def scenarios(prices: Prices, count: int, seed: int, held_out: bool) -> list[Scenario]:
@@ -199,7 +207,7 @@ def _ppo(
     train, held = outcomes
     objective, speed = config.policy.objective, config.policy.speed
     coupled = coupling(train, objective.value_usd)
-    shown, hidden = (scenarios(config.prices, 12, seed, held_out) for held_out in (False, True))
+    shown, hidden = (scenarios(_prices(config), 12, seed, held_out) for held_out in (False, True))
 
     def judge(policy: Any, data: Outcomes = held, where: Sequence[Scenario] = hidden) -> float:
         return play(policy, data, where, coupled, speed, objective, seed=seed)
@@ -273,12 +281,12 @@ def _fitted(
     }
 
 
+def _prices(config: Config) -> Prices:
+    """Of this hour: the design covers what a tariff makes of them."""
+    return config.price_list.prices_at(time.time())
+
+
 def _split(outcomes: Outcomes, seed: int) -> tuple[Outcomes, Outcomes]:
     rows = np.random.default_rng(seed).permutation(len(outcomes))
     held = int(HELD_OUT * len(rows))
     return outcomes.part(rows[held:]), outcomes.part(rows[:held])
-
-
-def _spread(states: Sequence[RoutingState], most: int) -> Sequence[RoutingState]:
-    """At most ``most`` of the states, evenly."""
-    return [states[i] for i in np.unique(np.linspace(0, len(states) - 1, most).astype(int))] if states else []

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from actors.offload_log import OffloadLog
 from actors.options import LearnerOptions
 from actors.scorer import Scorer
 from actors.training import CANDIDATE, Draft, Sample, TrainConfig, TrainingJob, TrainingOutcome, run_job
+from orchestrator.config import default_config
 from orchestrator.learner import Learner, RoundReport
 from orchestrator.lessons import held_out, lessons
-from orchestrator.verdict import answered, calibrator, trial
+from orchestrator.refit import refit
+from orchestrator.verdict import answered, scorer, trial
 from policies.calibration import Calibrator
 from policies.errors import EngineError
 from policies.gate import gains
@@ -39,6 +42,7 @@ TOOLS = json.dumps(
     ]
 )
 OPTIONS = LearnerOptions(min_samples=20, steps=60, batch_size=8, lr=5e-3, drift_cap=50.0)
+REFIT = partial(refit, default_config())
 
 
 def call(place: str) -> str:
@@ -150,8 +154,8 @@ def test_records_that_could_never_have_had_a_label_are_not_on_trial() -> None:
 def judged(records: Sequence[OffloadRecord], base: str, candidate: str) -> tuple[np.ndarray, Calibrator]:
     cases = lessons(records, "v", 1 - 1e-9).trials
     before, after = ([Draft(text, (-0.1, -0.2))] * len(cases) for text in (base, candidate))
-    rows = answered(cases, TrainingOutcome("", before, after, 0.1), PARENT)
-    return gains(trial(rows, 0.1), 20.0), calibrator(rows, PARENT)
+    rows = answered(cases, TrainingOutcome("", before, after, 0.1), Scorer(PARENT))
+    return gains(trial(rows, 0.1), 20.0), scorer(rows, Scorer(PARENT)).calibrator
 
 
 PARENT = replace(Calibrator.guess(), samples=100)
@@ -222,7 +226,7 @@ def scripted(candidate: str) -> Callable[[TrainingJob, str], TrainingOutcome]:
 def run(tmp_path: Path, store: ModelStore, train: object, count: int = 100, **options: object) -> RoundReport:
     write(tmp_path / "log", [record(n) for n in range(count)])
     chosen = OPTIONS.model_copy(update=options)
-    return Learner(tmp_path / "log", store, chosen, tmp_path / "work", train).round()  # type: ignore[arg-type]
+    return Learner(tmp_path / "log", store, chosen, tmp_path / "work", train, REFIT).round()  # type: ignore[arg-type]
 
 
 def test_a_better_candidate_is_published_with_calibrator_parent_and_lineage(tmp_path: Path, store: ModelStore) -> None:
@@ -248,14 +252,14 @@ def test_too_few_records_are_a_reason_and_not_an_error(tmp_path: Path, store: Mo
     report = run(tmp_path, store, scripted(call("b")), count=5)
     assert report.reason == "5 labelled records, 20 are needed" and report.version is None
     write(tmp_path / "log", [record(n, cloud="<tool_call>") for n in range(3)])
-    again = Learner(tmp_path / "log", store, OPTIONS, tmp_path / "work", scripted("")).round()
+    again = Learner(tmp_path / "log", store, OPTIONS, tmp_path / "work", scripted(""), REFIT).round()
     assert again.reason.endswith("(skipped: 3 answer unparsable)")
 
 
 def test_an_empty_store_or_log_is_a_reason(tmp_path: Path, store: ModelStore) -> None:
     empty = ModelStore(tmp_path / "empty")
     assert "no edge version" in run(tmp_path, empty, scripted("")).reason
-    report = Learner(tmp_path / "nothing", store, OPTIONS, tmp_path / "work", scripted("")).round()
+    report = Learner(tmp_path / "nothing", store, OPTIONS, tmp_path / "work", scripted(""), REFIT).round()
     assert report.reason.startswith("0 labelled records")
 
 
@@ -281,7 +285,7 @@ def test_a_round_reads_a_log_that_is_being_written(tmp_path: Path, store: ModelS
     for n in range(100):
         log.append(record(n))
     log.flush()
-    report = Learner(tmp_path / "log", store, OPTIONS, tmp_path / "work", scripted(call("b"))).round()
+    report = Learner(tmp_path / "log", store, OPTIONS, tmp_path / "work", scripted(call("b")), REFIT).round()
     log.close()
     assert report.version and report.version.meta["log"] == {"live": [0, 99]}
 

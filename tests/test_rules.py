@@ -10,6 +10,7 @@ import pytest
 from edge_fakes import GOOD, SNAPSHOT, until
 
 from actors.site_rules import SiteRules
+from actors.swap import Weights
 from cluster import services
 from cluster.services import RouterService
 from orchestrator.config import default_config
@@ -57,10 +58,10 @@ def fitted(directory: Path, version: str) -> Path:
 
 def test_a_fitted_policy_decides_for_its_own_weights_and_the_closed_form_for_others(tmp_path: Path) -> None:
     config = default_config(policy={"kind": "funcdyn", "file": str(fitted(tmp_path, "edge-0001"))})
-    builder = PolicyBuilder(config, "edge-0001")
+    builder = PolicyBuilder(config, Weights("edge-0001", tmp_path))
     rules = SiteRules(builder, SNAPSHOT)
     assert (rules.kind, rules.current()[1].threshold(RoutingState(GOOD, CHEAP), WORK)) == ("funcdyn", 0.3)
-    builder.live("edge-0002")
+    builder.live(Weights("edge-0002", tmp_path))
     rules.renew()
     assert rules.kind == "optimal"
     assert isinstance(rules.current()[1], OptimalThreshold)
@@ -69,11 +70,11 @@ def test_a_fitted_policy_decides_for_its_own_weights_and_the_closed_form_for_oth
 def test_a_policy_fitted_for_other_weights_is_refused_at_the_start(tmp_path: Path) -> None:
     config = default_config(policy={"kind": "funcdyn", "file": str(fitted(tmp_path, "edge-0001"))})
     with pytest.raises(BadConfig, match=r"score_version.*edge-0001.*edge-0007.*Fix"):
-        PolicyBuilder(config, "edge-0007")
+        PolicyBuilder(config, Weights("edge-0007", tmp_path))
 
 
 def test_a_learnt_speed_moves_the_closed_form_and_outlives_a_snapshot() -> None:
-    rules = SiteRules(PolicyBuilder(default_config(), "v"), SNAPSHOT)
+    rules = SiteRules(PolicyBuilder(default_config(), Weights("v", Path())), SNAPSHOT)
     before = rules.current()[1].threshold(RoutingState(GOOD, CHEAP), WORK)
     rules.learn(CloudSpeed(1.0, 3.0, 0.005))
     slower = rules.current()[1].threshold(RoutingState(GOOD, CHEAP), WORK)

@@ -20,8 +20,9 @@ from actors.model_store import ModelStore, ModelVersion
 from actors.offload_log import OffloadLog
 from actors.scorer import Proposal, Scored, Scorer
 from orchestrator.config import Config, default_config
+from orchestrator.refit import MIN_LABELLED
 from orchestrator.rules import next_scorer, scorer
-from orchestrator.train_scorer import MIN_LABELLED, labelled, same_weights, train_scorer
+from orchestrator.train_scorer import labelled, same_weights, train_scorer
 from policies.calibration import Calibrator
 from policies.errors import BadConfig, StoreError
 from policies.toolcalls import compact

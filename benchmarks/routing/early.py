@@ -164,7 +164,7 @@ async def _load(
         weights=weights,
         scorers=Scorers(weights.version, first_scorer(path)),
         cloud=RightCloud(batch),
-        rules=SiteRules(PolicyBuilder(config, weights.version), default_snapshot(config)),
+        rules=SiteRules(PolicyBuilder(config, weights), default_snapshot(config)),
         link=StillLink(),
         log=log,
         verify=verify,
