@@ -30,6 +30,7 @@ from policies.errors import LogError
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?:seg-(\d{20})\.arrow|part-(\d{20})-(\d{20})\.parquet)")
+OTHER_VERSION = "%s: left out, it was written by another version of this program"
 READ_ATTEMPTS = 5  # a compaction or retention that runs meanwhile moves files; more than a few in a row is a fault
 
 
@@ -212,12 +213,17 @@ def _tables(root: Path) -> list[pa.Table]:
 
 def _load(file: LogFile) -> pa.Table:
     if file.is_part:
+        if not pq.read_schema(file.path).equals(SCHEMA):  # what it lacks would be read as null: no error, no label
+            logger.warning(OTHER_VERSION, file.path)
+            return SCHEMA.empty_table()
         return pq.read_table(file.path, schema=SCHEMA, partitioning=None)
-    batches = scan(file.path).batches
-    if batches and not batches[0].schema.equals(SCHEMA):
-        logger.warning("%s: left out, it was written by another version of this program", file.path)
-        batches = ()
-    return pa.Table.from_batches(batches, schema=SCHEMA)
+    found = scan(file.path)
+    if found.torn:
+        logger.warning("%s: its last %d bytes are no whole records and are left out", file.path, found.torn)
+    if found.batches and not found.batches[0].schema.equals(SCHEMA):
+        logger.warning(OTHER_VERSION, file.path)
+        return SCHEMA.empty_table()
+    return pa.Table.from_batches(found.batches, schema=SCHEMA)
 
 
 def _distinct(table: pa.Table) -> pa.Table:

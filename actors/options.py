@@ -17,7 +17,9 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 class Options(BaseModel):
     """A frozen group of settings; an unknown key is an error, a field's docstring is its documentation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class EngineOptions(Options):

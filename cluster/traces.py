@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from os.path import isfile
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,8 @@ from policies.errors import BadConfig
 
 PACKET_BYTES = 1500
 MAX_OPPORTUNITIES = 5_000_000  # 7.5 GB of capacity, 40 MB of memory: more is a wrong file
+MAX_MS = 7 * 24 * 3_600_000  # no recording is longer: times are in another unit
+MAX_DIGITS = 15  # of a time in ms; Python refuses to read thousands of them
 DATA = Path(__file__).parent / "traces_data"
 
 
@@ -72,7 +75,7 @@ class Trace:
     """Delivery opportunities of ``PACKET_BYTES`` each, in milliseconds, ascending; the last one is the period.
 
     Raises:
-        BadConfig: empty, unsorted, negative, or without length in time.
+        BadConfig: empty, unsorted, negative, without length in time, or longer than a week.
     """
 
     name: str
@@ -82,6 +85,8 @@ class Trace:
         times = self.opportunities_ms
         if not times or times[-1] <= 0 or times[0] < 0:
             raise BadConfig(f"trace {self.name}: needs times in ms from 0 on, the last one above 0")
+        if times[-1] > MAX_MS:
+            raise BadConfig(f"trace {self.name}: {times[-1]} ms is longer than a week; times are milliseconds")
         if any(later < earlier for earlier, later in pairwise(times)):
             raise BadConfig(f"trace {self.name}: times must ascend; sort the lines numerically")
 
@@ -139,7 +144,7 @@ def resolve(name: str) -> Trace:
     """
     if name in SYNTHETIC:
         return load(DATA / name)
-    if not Path(name).is_file():
+    if not isfile(name):  # of pathlib, a name too long for any file would raise
         known = ", ".join(sorted(SYNTHETIC))
         raise BadConfig(f"trace {name!r}: no such file, and not one of the bundled traces: {known}")
     return load(Path(name))
@@ -203,8 +208,8 @@ def _times(lines: Iterator[str], path: Path) -> Iterator[int]:
     for number, line in enumerate(lines, start=1):
         if number > MAX_OPPORTUNITIES:
             raise BadConfig(f"{path}: more than {MAX_OPPORTUNITIES} lines; cut the trace")
-        if not line.strip().isdigit():
-            raise BadConfig(f"{path}:{number}: {line.strip()!r} is not a whole number of ms")
+        if not line.strip().isdigit() or len(line) > MAX_DIGITS:
+            raise BadConfig(f"{path}:{number}: {line.strip()[:MAX_DIGITS]!r} is not a whole number of ms")
         yield int(line)
 
 

@@ -9,6 +9,7 @@ line, the key, the value and the fix. ``resolve_model`` turns ``bundled:edge`` i
 from __future__ import annotations
 
 from dataclasses import asdict
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,9 +17,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, model_validator
 
 from actors.options import EngineOptions, LearnerOptions, LogOptions, Options, StoreOptions
+from cluster import traces
 from cluster.options import CloudOptions, LinkOptions, RayOptions, TelemetryOptions
 from orchestrator.policy_options import PolicyOptions
 from orchestrator.yaml_file import Document, explain, read
+from policies.checks import MOST
 from policies.errors import BadConfig
 from policies.tariff import Tariff, build_tariff
 from policies.types import Prices
@@ -26,6 +29,7 @@ from policies.types import Prices
 BUNDLED = Path(__file__).parent / "bundled" / "models"
 # Ray appends a session directory of about 60 characters, and a Unix socket's path ends at 107.
 SOCKET_DIR_CHARS = 40
+LEAST_VALUE_USD = 1e-9  # what is divided by it stays within the range of a float
 
 
 class SiteOptions(Options):
@@ -228,10 +232,13 @@ def _amounts(config: Config) -> str | None:
     }
     for key, group in groups.items():
         for name, amount in group.items():
-            if not 0 <= amount < float("inf"):
-                return f"{key}.{name}: {amount} is not allowed. Fix: give a number of at least 0"
-    if config.policy.objective.value_usd == 0:
-        return "policy.objective.value_usd: 0 is not allowed. Fix: give the worth of a correct answer in dollars"
+            if not 0 <= amount <= MOST:
+                return f"{key}.{name}: {amount} is not allowed. Fix: give a number of at least 0 and at most {MOST:g}"
+    if (value_usd := config.policy.objective.value_usd) < LEAST_VALUE_USD:
+        return (
+            f"policy.objective.value_usd: {value_usd} is not allowed. "
+            f"Fix: give the worth of a correct answer in dollars, at least {LEAST_VALUE_USD:g}"
+        )
     if config.policy.objective.cloud_accuracy > 1:
         return "policy.objective.cloud_accuracy: a probability is at most 1. Fix: give 0.97 for 97 %"
     return None
@@ -239,7 +246,8 @@ def _amounts(config: Config) -> str | None:
 
 def _tariff(config: Config) -> str | None:
     if config.tariff is None:
-        return None
+        empty = "tariff" in config.model_fields_set
+        return "tariff: it is empty. Fix: give zone and periods, or remove the key" if empty else None
     if config.prices != Prices():
         return "tariff: prices are given too. Fix: put them into the tariff's periods, or remove it"
     try:
@@ -257,8 +265,21 @@ def _policy_file(config: Config) -> str | None:
         )
     if config.policy.file is not None and not fitted:
         return f"policy.file: of no use to kind {config.policy.kind}. Fix: set policy.kind to funcdyn or policynet"
-    if config.policy.file is not None and not config.policy.file.is_file():
-        return f"policy.file: {config.policy.file} does not exist. Fix: name what netgpt train policy wrote"
+    if config.policy.file is not None and not isfile(config.policy.file):
+        return (
+            f"policy.file: {config.policy.file} does not exist or is no file. Fix: name what netgpt train policy wrote"
+        )
+    return None
+
+
+def _traces(config: Config) -> str | None:
+    link = config.link.initial
+    for side, rate in (("up", link.up), ("down", link.down)):
+        try:
+            if isinstance(rate, str) and config.link.kind == "emulated":
+                traces.resolve(rate)
+        except BadConfig as why:
+            return f"link.initial.{side}: {why}. Fix: give bits per second, a bundled trace or a Mahimahi file"
     return None
 
 
@@ -278,6 +299,7 @@ RULES = (
     _amounts,
     _tariff,
     _policy_file,
+    _traces,
     _ray_temp,
 )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -42,11 +42,9 @@ def read(path: Path, schema: Known) -> Document:
     Raises:
         BadConfig: unreadable, not YAML, not a mapping, a key twice, or an unknown key.
     """
-    root, data = _parse(path)
-    if not isinstance(root, yaml.MappingNode):
-        return Document(path, {}, {})
+    keys, data = _parse(path)
     lines: dict[str, int] = {}
-    for key, line in _keys(root, ""):
+    for key, line in keys:
         if key in lines:
             raise BadConfig(f"{path}, line {line}: {key} was already given on line {lines[key]}. Fix: keep one")
         lines[key] = line
@@ -75,17 +73,20 @@ def _written(key: str, document: Document, kind: str) -> str:
     return parent if kind != "missing" and key not in document.lines and parent in document.lines else key
 
 
-def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
-    """The file as a tree with line numbers and as data."""
+def _parse(path: Path) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """Every key with its line, and the file as data."""
     text = _text(path)
     try:
-        root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
+        keys = list(_keys(root, "")) if isinstance(root, yaml.MappingNode) else []
     except yaml.YAMLError as why:
         raise BadConfig(f"{path}{_mark(why)}: not YAML: {_problem(why)}. Fix: check the syntax there") from None
+    except (ValueError, RecursionError) as why:  # a date or a number that is none, a section that holds itself
+        raise BadConfig(f"{path}: a value cannot be read: {why}. Fix: remove it, or put it in quotes") from None
     if data is not None and not isinstance(data, dict):
         raise BadConfig(f"{path}: the file holds {data!r:.40} and no sections. Fix: write 'site:' and its settings")
-    return root, data
+    return keys, data or {}
 
 
 def _text(path: Path) -> str:
@@ -132,6 +133,12 @@ def _refuse_unknown(document: Document, data: Mapping[Any, Any], schema: Known, 
             raise BadConfig(f"{document.place(key)}: unknown setting. Fix: remove it; {hint}")
         if isinstance(value, Mapping) and _fields(known[name]):
             _refuse_unknown(document, value, known[name], f"{key}.")
+        elif isinstance(value, bool) and not _allows_bool(known[name]):  # pydantic would take it for 1 or 0
+            raise BadConfig(f"{document.place(key)}: {value} is yes or no. Fix: give a number or text (in quotes)")
+
+
+def _allows_bool(kind: Any) -> bool:
+    return kind in (bool, Any) or any(map(_allows_bool, get_args(kind)))
 
 
 def _fields(schema: Known) -> dict[str, Any]:
@@ -151,4 +158,4 @@ def _meaning(schema: Known, key: str) -> str:
     if not (isinstance(section, type) and issubclass(section, BaseModel)):
         return ""
     field = section.model_fields.get(key.rpartition(".")[2])
-    return f" ({field.description.rstrip('.')})" if field and field.description else ""
+    return f" ({' '.join(field.description.split()).rstrip('.')})" if field and field.description else ""

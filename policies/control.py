@@ -8,8 +8,9 @@ falls back to its own default. The wire form of these records is in ``cluster.te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from policies.checks import amount, probability
 from policies.types import CloudSpeed, LinkState, Objective, Prices
 
 
@@ -19,6 +20,9 @@ class Snapshot:
 
     ``seq`` grows with every change at one router and starts again with a new router;
     ``threshold_floor`` bounds the threshold from below, in [0, 1].
+
+    Raises:
+        ValueError: a figure is none that a site may decide with; it is named.
     """
 
     seq: int
@@ -27,6 +31,15 @@ class Snapshot:
     objective: Objective
     speed: CloudSpeed
     threshold_floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        for owner in ("prices", "objective", "speed"):
+            amount(**{f"{owner}.{name}": figure for name, figure in asdict(getattr(self, owner)).items()})
+        amount(ttl_s=self.ttl_s)
+        probability(threshold_floor=self.threshold_floor, **{"objective.cloud_accuracy": self.objective.cloud_accuracy})
+        for name, figure in (("ttl_s", self.ttl_s), ("objective.value_usd", self.objective.value_usd)):
+            if figure == 0:
+                raise ValueError(f"{name} must be > 0, got {figure!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def save(path: Path, policy: ThresholdPolicy, score_version: str, fitted: Mappin
         ValueError: ``fitted`` holds a number that is not finite.
     """
     text = dumps(policy, score_version, fitted)
+    if not path.name or isdir(path):
+        raise BadConfig(f"{path}: the policy cannot be written (it is a directory). Fix: name another file")
     aside = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ one answer until the minute ends. ``build_tariff`` reads plain data; a constant 
 
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from datetime import datetime
 from itertools import groupby
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from policies.checks import nonnegative
+from policies.checks import amount
 from policies.types import Prices
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -49,7 +48,7 @@ class Period:
     def __post_init__(self) -> None:
         _minute("start", self.start)
         _minute("end", self.end)
-        nonnegative(**{f"prices.{name}": value for name, value in asdict(self.prices).items()})
+        amount(**{f"prices.{name}": value for name, value in asdict(self.prices).items()})
         if not self.days or not set(self.days) <= set(DAYS) or len(set(self.days)) < len(self.days):
             raise ValueError(f"days must be some of {', '.join(DAYS)}, each once, got {list(self.days)!r}")
 
@@ -139,8 +138,9 @@ def _period(where: str, data: object) -> Period:
 
 def _numbers(prices: Mapping[str, object]) -> dict[str, float]:
     for name, value in prices.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"prices.{name} must be a finite number >= 0, got {value!r}")
+        amount(**{f"prices.{name}": value})
     return {name: float(value) for name, value in prices.items()}  # type: ignore[arg-type]
 
 

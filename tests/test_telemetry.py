@@ -115,14 +115,14 @@ def _generator(text: str) -> list[str]:
     return re.findall(r"GENERATED_VERSION = '(.*)'|Protobuf Python Version: (.*)", text)[:1]
 
 
-amounts = st.floats(0, 1e12)
+amounts, positive = st.floats(0, 1e9), st.floats(1e-9, 1e9)
 names = st.text(min_size=1, max_size=128)
 links = st.builds(LinkState, amounts, amounts, amounts, amounts, st.floats(0, 1), st.booleans())
 reports = st.builds(LinkReport, names, st.integers(0, 2**63), links, st.text(max_size=128), st.integers(0, 2**63))
 prices = st.builds(Prices, amounts, amounts, amounts, amounts, amounts)
-objectives = st.builds(Objective, amounts, amounts, st.floats(0, 1))
+objectives = st.builds(Objective, positive, amounts, st.floats(0, 1))
 speeds = st.builds(CloudSpeed, amounts, amounts, amounts)
-snapshots = st.builds(Snapshot, st.integers(0, 2**63), amounts, prices, objectives, speeds, st.floats(0, 1))
+snapshots = st.builds(Snapshot, st.integers(0, 2**63), positive, prices, objectives, speeds, st.floats(0, 1))
 swaps = st.builds(Swap, names, names, names)
 
 

@@ -27,7 +27,7 @@ from cluster.telemetry.channel import (
 from cluster.telemetry.convert import directive_from_message, report_to_message
 from cluster.telemetry.telemetry_pb2_grpc import TelemetryStub
 from policies.control import Directive, LinkReport
-from policies.errors import Unreachable
+from policies.errors import BadRequest, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class TelemetryClient:
     def __init__(self, target: str, site: str, *, keepalive_s: float = KEEPALIVE_S) -> None:
         self._target, self._site, self._keepalive_s = target, site, keepalive_s
         self._channel: aio.Channel | None = None
-        self._breaks = self._reports = self._directives = 0
+        self._breaks = self._reports = self._directives = self._refused = 0
 
     async def start(self) -> None:
         """Make the channel; connecting happens with the first call."""
@@ -61,14 +61,17 @@ class TelemetryClient:
         """Seconds for ``up_bytes`` of padding to go and ``down_bytes`` to come back.
 
         Raises:
-            Unreachable: no answer within ``timeout_s``, or no connection.
+            Unreachable: no answer within ``timeout_s``, no connection, or another answer than asked for.
         """
         assert up_bytes <= MAX_PROBE_BYTES and down_bytes <= MAX_PROBE_BYTES
         request = pb.ProbeRequest(padding=PADDING[:up_bytes], reply_bytes=down_bytes)
         with self._translated():
             begun_s = time.perf_counter()
-            await self._stub.Probe(request, timeout=timeout_s)
-            return time.perf_counter() - begun_s
+            reply = await self._stub.Probe(request, timeout=timeout_s)
+            taken_s = time.perf_counter() - begun_s
+        if len(reply.padding) != down_bytes:  # counted as sent, it would be taken for a fast link
+            raise Unreachable(f"router {self._target}: a probe for {down_bytes} bytes got {len(reply.padding)}")
+        return taken_s
 
     async def report(self, source: Callable[[], LinkReport], interval_s: float) -> None:
         """Send ``source()`` every ``interval_s`` until cancelled or stopped."""
@@ -79,14 +82,17 @@ class TelemetryClient:
             await backoff.sleep()
 
     async def watch(self) -> AsyncIterator[Directive]:
-        """Every directive for this site, over however many connections, until stopped."""
+        """Every directive for this site, over however many connections, until stopped.
+
+        One that makes no sense is counted and passed over: the last snapshot holds until it expires.
+        """
         backoff = Backoff()
         while self._channel is not None:
             with self._survived("watch"), self._translated():
                 call = self._stub.Watch(pb.SiteId(site=self._site))
                 async for message in call:
                     backoff.reset()
-                    directive = directive_from_message(message)
+                    directive = self._understood(message)
                     if directive is not None:
                         self._directives += 1
                         yield directive
@@ -98,7 +104,16 @@ class TelemetryClient:
             "telemetry_reports": self._reports,
             "telemetry_directives": self._directives,
             "telemetry_breaks": self._breaks,
+            "telemetry_refused": self._refused,
         }
+
+    def _understood(self, message: pb.Directive) -> Directive | None:
+        try:
+            return directive_from_message(message)
+        except BadRequest as why:
+            self._refused += 1
+            log.error("a directive of router %s is ignored: %s", self._target, why)
+            return None
 
     async def _messages(
         self, source: Callable[[], LinkReport], interval_s: float, backoff: Backoff

@@ -73,7 +73,11 @@ def directive_to_message(directive: Directive) -> pb.Directive:
 
 
 def directive_from_message(message: pb.Directive) -> Directive | None:
-    """A directive as received; None for a kind this version does not know."""
+    """A directive as received; None for a kind this version does not know.
+
+    Raises:
+        BadRequest: a snapshot no site may decide with; names the field.
+    """
     kind = message.WhichOneof("kind")
     if kind == "swap":
         return Swap(message.swap.version, message.swap.path, message.swap.sha256)
@@ -103,6 +107,16 @@ def _snapshot_to_message(snapshot: Snapshot) -> pb.Snapshot:
 
 
 def _snapshot_from_message(message: pb.Snapshot) -> Snapshot:
+    for name in ("prices", "objective", "speed"):  # left out, they would read as zeros: a cloud that is free
+        if not message.HasField(name):
+            raise BadRequest(f"snapshot {message.seq}: {name} is missing", field=name)
+    try:
+        return _snapshot(message)
+    except ValueError as why:
+        raise BadRequest(f"snapshot {message.seq}: {why}", field=str(why).split()[0]) from why
+
+
+def _snapshot(message: pb.Snapshot) -> Snapshot:
     prices, objective, speed = message.prices, message.objective, message.speed
     return Snapshot(
         seq=message.seq,

@@ -19,6 +19,7 @@ from orchestrator.replay.results import Results, results
 from orchestrator.replay.rules import PolicyLoader, build_policy, rules
 from orchestrator.replay.suggest import parse_target, suggest
 from orchestrator.replay.tables import link_table, notes, policy_table
+from policies.checks import amount, probability
 from policies.errors import BadConfig, LogError
 from policies.replay import Priced, price
 
@@ -62,9 +63,28 @@ def replay(
 def _read(log: Path, options: PolicyOptions) -> tuple[Reading, Priced]:
     reading = read(log)
     try:
-        return reading, price(reading.logged, options.speed, options.objective)
+        priced = price(reading.logged, options.speed, options.objective)
+        _check(reading, priced)
     except ValueError as why:
         raise LogError(f"{log}: a record makes no sense: {why}. Fix: remove the file that holds it") from why
+    return reading, priced
+
+
+def _check(reading: Reading, priced: Priced) -> None:
+    """What neither the reading nor the pricing looks at, and what is made of numbers too large or too small.
+
+    Raises:
+        ValueError: names the figure.
+    """
+    links = [state.link for state in reading.logged.states]
+    for extreme in (np.min, np.max):  # NaN is both
+        probability(**{"link.loss": float(extreme([link.loss for link in links]))})
+        amount(
+            **{"link.jitter_ms": float(extreme([link.jitter_ms for link in links]))},
+            cost_usd=float(extreme(reading.billed_usd)),
+            **{"the price of asking the cloud over its link": float(extreme(priced.kappa_usd))},
+            **{"1 / propensity": float(extreme(reading.logged.weight))},
+        )
 
 
 def _write(out: Path, found: Results) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from os.path import isfile
 from pathlib import Path
 
 from orchestrator.policy_options import PolicyOptions
@@ -31,7 +32,7 @@ def build_policy(name: str, options: PolicyOptions, version: str, load: PolicyLo
     path = Path(name)
     if path.suffix != ".json":
         raise BadConfig(f"--policy {name}: there is no such policy. Fix: give fixed:TAU, optimal or a policy FILE.json")
-    if not path.is_file():
+    if not isfile(path):
         raise BadConfig(f"--policy {name}: there is no such file. Fix: give the path that netgpt train policy wrote")
     return load(path, version or None)
 
