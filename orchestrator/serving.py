@@ -35,7 +35,23 @@ def serve(config: Config, say: Say, build: hosting.Build = hosting.real) -> None
             say(line)
         hosting.sleep_forever()
 
+    check_policy(config)
     hosting.hold(config, lambda stage, words: say(f"  {stage:<7}{words}"), work, lambda: say("stopping"), build)
+
+
+def check_policy(config: Config) -> None:
+    """Refuse a policy file that no weights could use now, rather than when the site reads it, minutes later.
+
+    Raises:
+        BadConfig: names the file, the key and the fix.
+    """
+    from policies.policy_file import load_policy  # noqa: PLC0415  (status has to do without numpy)
+    from policies.threshold import ThresholdInputs, build_threshold  # noqa: PLC0415
+
+    policy = config.policy
+    if policy.file is not None:
+        fitted = load_policy(policy.file, None)
+        build_threshold(policy.kind, ThresholdInputs(policy.objective, policy.speed, fitted=fitted))
 
 
 def welcome(config: Config, urls: Any) -> Iterator[str]:
@@ -58,6 +74,7 @@ def status(config: Config) -> Iterator[str]:
     gauges = record["gauges"]
     yield f"endpoint    {record['endpoint']}  ({_ready(record['endpoint'])})"
     yield f"model       {record['model']}, edge version {record['site'].get('version', '?')}"
+    yield f"policy      {record['site'].get('policy', '?')}"
     yield f"requests    edge {gauges.get('requests_edge', 0):.0f}, cloud {gauges.get('requests_cloud', 0):.0f}"
     yield f"last        score {gauges.get('score', 0):.3f} against threshold {gauges.get('threshold', 0):.3f}"
     yield f"link        {_link(gauges)}"
