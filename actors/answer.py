@@ -14,7 +14,7 @@ from actors.engine import Completion, FinishReason, Generation
 from actors.log_record import OffloadRecord
 from policies.control import Snapshot
 from policies.toolcalls import compact
-from policies.types import Decision, ParsedText, Reason, Route, RoutingState
+from policies.types import CloudWork, Decision, ParsedText, Reason, Route, RoutingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the decision was made with, besides the draft."""
+    """What the decision was made with, besides the draft; ``work`` is what was expected of the cloud."""
 
     state: RoutingState
     snapshot: Snapshot
     policy: str
     threshold: float
     audit_rate: float
+    work: CloudWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,16 @@ class CloudCall:
     def text(self) -> str | None:
         """The answer's text, None unless it may be served (and learned from)."""
         return self.generation.completions[0].text if self.generation and not self.error else None
+
+    @property
+    def work(self) -> CloudWork:
+        """What the cloud did, as far as it is known."""
+        made = self.generation
+        if made is None:
+            return CloudWork(0, 0, 0, 0)
+        tokens = sum(completion.tokens for completion in made.completions)
+        cached = min(made.cached_tokens, made.prompt_tokens)
+        return CloudWork(made.up_bytes, made.down_bytes, made.prompt_tokens, tokens, cached)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +161,7 @@ def to_record(answer: Answer, cloud: CloudCall | None, time_s: float) -> Offload
         policy=situation.policy,
         prices=situation.snapshot.prices,
         link=situation.state.link,
+        queue_s=situation.state.queue_s,
         route=str(answer.route),
         reason=str(answer.reason),
         propensity=answer.decision.propensity,
@@ -162,6 +174,7 @@ def to_record(answer: Answer, cloud: CloudCall | None, time_s: float) -> Offload
         prompt_tokens=draft.prompt_tokens,
         draft_tokens=draft.completion.tokens,
         cloud_input_tokens=generation.prompt_tokens if generation else 0,
+        cloud_cached_tokens=cloud.work.cached_tokens if cloud else 0,
         cloud_output_tokens=generation.completions[0].tokens if generation else 0,
         up_bytes=generation.up_bytes if generation else 0,
         down_bytes=generation.down_bytes if generation else 0,

@@ -21,7 +21,7 @@ from typing import Protocol
 from actors.answer import Answer, CloudCall, Draft, Served, Situation, to_record
 from actors.chat import ChatRequest
 from actors.drafting import Drafter, DraftOptions, Outlook
-from actors.engine import Engine, Generation
+from actors.engine import Engine
 from actors.limits import LimitOptions, Limits
 from actors.log_record import OffloadRecord
 from actors.node_counts import NodeCounts
@@ -162,7 +162,7 @@ class EdgeNode:
         began = self._clock()
         try:
             draft = await self._drafter.propose(request, self._outlook(request))
-            situation = self._situation(_work(request, draft))
+            situation = self._situation(self.limits.cloud.expected(_work(request, draft)))
             decision = self._decide(request, draft, situation)
             answer = await self._settle(request, draft, situation, decision)
         except (asyncio.CancelledError, NetGPTError) as why:
@@ -200,12 +200,12 @@ class EdgeNode:
         if self._cloud is None or not self._link.state().up:
             return None
         work = self._drafter.expected_work(request, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
-        objective = self.rules.current()[0].objective
-        return Outlook(self._tau(self._state(), work), objective)
+        tau = self._tau(self._state(), self.limits.cloud.expected(work))
+        return Outlook(tau, self.rules.current()[0].objective)
 
     def _state(self) -> RoutingState:
         prices = self.rules.current()[0].prices
-        return RoutingState(self._link.state(), prices, budget_left=self.limits.budget_left)
+        return RoutingState(self._link.state(), prices, self.limits.cloud.queue_s, self.limits.budget_left)
 
     def _tau(self, state: RoutingState, work: CloudWork) -> float:
         snapshot, policy = self.rules.current()
@@ -214,10 +214,10 @@ class EdgeNode:
     def _situation(self, work: CloudWork) -> Situation:
         state, snapshot = self._state(), self.rules.current()[0]
         if self._cloud is None:
-            return Situation(state, snapshot, self.rules.kind, 0.0, 0.0)
+            return Situation(state, snapshot, self.rules.kind, 0.0, 0.0, work)
         tau = max(self._tau(state, work), self.limits.floor)
         audit_rate = self.options.audit_rate if self._has_room(state.link, work) else 0.0
-        return Situation(state, snapshot, self.rules.kind, tau, audit_rate)
+        return Situation(state, snapshot, self.rules.kind, tau, audit_rate, work)
 
     def _has_room(self, link: LinkState, work: CloudWork) -> bool:
         """Whether the link can carry an audit."""
@@ -227,20 +227,20 @@ class EdgeNode:
     def _decide(self, request: ChatRequest, draft: Draft, situation: Situation) -> Decision:
         link_up = situation.state.link.up or self._cloud is None
         made = decide(draft.score, draft.unusable, situation.threshold, link_up, situation.audit_rate)
-        if made.route is Route.CLOUD and not self.limits.allow(self._most_usd(request, draft, situation)):
+        if made.route is Route.CLOUD and not self.limits.allow(self._most_usd(request, situation)):
             return replace(made, route=Route.EDGE, reason=Reason.CAP_REACHED, propensity=0.0)
         return made
 
-    def _most_usd(self, request: ChatRequest, draft: Draft, situation: Situation) -> float:
-        """What an offload costs if its answer is as long as it may be."""
-        work = replace(_work(request, draft), output_tokens=request.sampling.max_tokens)
+    def _most_usd(self, request: ChatRequest, situation: Situation) -> float:
+        """What an offload costs if its answer is as long as it may be and nothing is cached."""
+        work = replace(situation.work, output_tokens=request.sampling.max_tokens, cached_tokens=0)
         return cloud_cost_usd(work, situation.snapshot.prices)
 
     async def _settle(self, request: ChatRequest, draft: Draft, situation: Situation, decision: Decision) -> Answer:
         """Carry the decision out; where the cloud fails, the best valid draft stands in."""
         route, reason, cloud = decision.route, decision.reason, None
         if decision.route is Route.CLOUD:
-            cloud = await self._offload(request, draft, situation)
+            cloud = await self._offload(request, situation)
             if cloud.error is not None:
                 route, reason = Route.EDGE, Reason.CLOUD_FAILED
         if cloud and cloud.error is None:
@@ -251,13 +251,13 @@ class EdgeNode:
             served = await self._from_edge(request, draft, cloud)
         return Answer(request, situation, draft, decision, served, route, reason, 0.0, cloud)
 
-    async def _offload(self, request: ChatRequest, draft: Draft, situation: Situation) -> CloudCall:
+    async def _offload(self, request: ChatRequest, situation: Situation) -> CloudCall:
         """A call that a client waits for, within the caps."""
         self._offloading += 1
         self._idle.clear()
-        cost_usd = most_usd = self._most_usd(request, draft, situation)
+        cost_usd = most_usd = self._most_usd(request, situation)
         try:
-            cloud = await self._ask_cloud(request, situation.state)
+            cloud = await self._ask_cloud(request, situation)
             cost_usd = cloud.cost_usd
         finally:
             self._offloading -= 1
@@ -266,7 +266,7 @@ class EdgeNode:
             self.limits.settle(most_usd, cost_usd)
         return cloud
 
-    async def _ask_cloud(self, request: ChatRequest, state: RoutingState) -> CloudCall:
+    async def _ask_cloud(self, request: ChatRequest, situation: Situation) -> CloudCall:
         """What the cloud answers; an answer the validity gate rejects is an error too, but a paid one."""
         began, model = self._clock(), self.options.cloud_model
         try:
@@ -279,12 +279,11 @@ class EdgeNode:
             return CloudCall(model, seconds, error=f"{type(why).__name__}: {why}")
         seconds = self._clock() - began
         self._link.observe_offload(generation.up_bytes, generation.down_bytes, seconds, None, True)
-        work = _done(generation)
-        self.limits.offloaded(work, state, seconds)
-        self.rules.learn(self.limits.speed)
         parsed = parse(generation.completions[0].text)
-        paid_usd = cloud_cost_usd(work, state.prices)
-        return CloudCall(model, seconds, generation, parsed, request.problem(parsed), paid_usd)
+        call = CloudCall(model, seconds, generation, parsed, request.problem(parsed))
+        self.limits.cloud.called(situation.work, call.work, situation.state, seconds)
+        self.rules.learn(self.limits.cloud.speed)
+        return replace(call, cost_usd=cloud_cost_usd(call.work, situation.state.prices))
 
     async def _from_edge(self, request: ChatRequest, draft: Draft, cloud: CloudCall | None) -> Served:
         if draft.error is None:
@@ -315,9 +314,9 @@ class EdgeNode:
         try:
             async with asyncio.timeout(AUDIT_WAIT_S):
                 await self._idle.wait()
-            most_usd = self._most_usd(answer.request, answer.draft, answer.situation)
+            most_usd = self._most_usd(answer.request, answer.situation)
             if self.limits.allow(most_usd):
-                found = await self._ask_cloud(answer.request, answer.situation.state)
+                found = await self._ask_cloud(answer.request, answer.situation)
                 self.limits.settle(most_usd, found.cost_usd)
             else:
                 found = replace(found, error="a cap is reached")
@@ -341,13 +340,6 @@ def _work(request: ChatRequest, draft: Draft) -> CloudWork:
     up = len(request.payload) + UP_OVERHEAD_BYTES
     down = len(draft.completion.text.encode()) + DOWN_OVERHEAD_BYTES
     return CloudWork(up, down, draft.prompt_tokens, draft.completion.tokens)
-
-
-def _done(generation: Generation) -> CloudWork:
-    """What the cloud did."""
-    tokens = sum(completion.tokens for completion in generation.completions)
-    cached = min(generation.cached_tokens, generation.prompt_tokens)
-    return CloudWork(generation.up_bytes, generation.down_bytes, generation.prompt_tokens, tokens, cached)
 
 
 def _unlimited(rules: SiteRules) -> Limits:

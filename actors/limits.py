@@ -1,9 +1,9 @@
-"""What stands around the threshold: budgets, hard caps, a guarantee on wrong answers, drift, the cloud's learnt speed.
+"""What stands around the threshold: budgets, hard caps, a guarantee on wrong answers, drift, the cloud as learnt.
 
 One per node. ``threshold`` and ``floor`` turn the policy's tau into the one that counts; ``allow`` is the hard cap;
 ``answered`` and ``labelled`` are told what became of requests. Which wins: a budget is a price and lowers tau; a
 guarantee and an alarm are floors and raise it again; a cap forbids the cloud whatever tau says. The rules are
-``policies.budget``, ``risk``, ``drift`` and ``latency``; here is their state, bounded.
+``policies.budget``, ``risk`` and ``drift``; here is their state, bounded; the cloud's is ``CloudKnowledge``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actors.answer import Answer, CloudCall
+from actors.cloud_knowledge import CloudKnowledge
 from policies.budget import Budgets, DualAscent, Spent, TokenBucket
 from policies.cost import cloud_cost_usd, cloud_latency_s
 from policies.drift import MIN_SCORES, DriftMonitor, Reference
-from policies.latency import LatencyFit
 from policies.risk import Audits, SafeThreshold, bounded_risk
 from policies.toolcalls import same_answer
 from policies.types import CloudSpeed, CloudWork, Objective, Reason, RoutingState
@@ -74,13 +74,8 @@ class Limits:
         self._ascent = DualAscent(options.budgets, objective.value_usd)
         self._offloads = _bucket(options.cap_offloads_per_hour)
         self._dollars = _bucket(options.cap_usd_per_hour)
-        self._latency = LatencyFit.start(speed)
+        self.cloud = CloudKnowledge(speed, clock)
         self._forget("")
-
-    @property
-    def speed(self) -> CloudSpeed:
-        """How fast the cloud answers, as learnt from the offloads that came back."""
-        return self._latency.speed
 
     @property
     def budget_left(self) -> float:
@@ -91,8 +86,8 @@ class Limits:
     def threshold(self, tau: float, state: RoutingState, work: CloudWork, objective: Objective) -> float:
         """The policy's ``tau`` under budgets, in [0, 1]; ``floor`` comes on top."""
         if any(value is not None for value in _values(self._options.budgets)):
-            cost_usd = cloud_cost_usd(work, state.prices)
-            penalty = self._ascent.penalty_usd(cost_usd, cloud_latency_s(work, state.link, self.speed))
+            seconds = cloud_latency_s(work, state.link, self.cloud.speed, state.queue_s)
+            penalty = self._ascent.penalty_usd(cloud_cost_usd(work, state.prices), seconds)
             tau = max(tau - penalty / objective.value_usd, 0.0)
         return tau
 
@@ -111,10 +106,6 @@ class Limits:
         """What an allowed offload did not spend goes back."""
         if self._dollars:
             self._dollars.put_back(max(most_usd - cost_usd, 0.0))
-
-    def offloaded(self, work: CloudWork, state: RoutingState, seconds: float) -> None:
-        """An offload came back after ``seconds``."""
-        self._latency = self._latency.observe(work, state.link, seconds)
 
     def answered(self, answer: Answer) -> None:
         """A request has its answer."""
@@ -146,7 +137,7 @@ class Limits:
         drift = self._monitor.gauges() if self._monitor else {}
         return {
             **self._ascent.gauges(),
-            **self._latency.gauges(),
+            **self.cloud.gauges(),
             **drift,
             "budget_left": self.budget_left,
             "drift_alarm": float(self._alarmed),

@@ -28,6 +28,7 @@ class OffloadRecord:
     texts in the tool-call syntax. The log overwrites ``site`` and ``seq``. ``time_us`` is Unix time.
     ``request_hash`` identifies the question: equal questions have equal hashes. ``draft_propensity`` was the
     probability that a draft was begun; one that was not begun is empty, one that was abandoned is cut off.
+    ``queue_s`` is the wait at the cloud that the decision expected.
     """
 
     site: str = ""
@@ -49,6 +50,7 @@ class OffloadRecord:
     policy: str = ""
     prices: Prices = FREE
     link: LinkState = UNKNOWN
+    queue_s: float = 0.0
     route: str = Route.EDGE
     reason: str = Reason.SCORE_PASSED
     propensity: float = 0.0
@@ -61,6 +63,7 @@ class OffloadRecord:
     prompt_tokens: int = 0
     draft_tokens: int = 0
     cloud_input_tokens: int = 0
+    cloud_cached_tokens: int = 0
     cloud_output_tokens: int = 0
     up_bytes: int = 0
     down_bytes: int = 0
@@ -94,7 +97,7 @@ SCHEMA = pa.schema(
         pa.field(f.name, _SPECIAL.get(f.name) or _TYPES[str(f.type)], nullable="None" in str(f.type))
         for f in fields(OffloadRecord)
     ],
-    metadata={"netgpt.log": "1"},
+    metadata={"netgpt.log": "2"},
 )
 """The Arrow schema of the log; ``netgpt.log`` is its number."""
 

@@ -9,6 +9,7 @@ on one side are a new cloud: the old is forgotten fast and the usual residual wi
 cost is a bias: of a heavy tail, the fit sees a clipped mean.
 
 Round trips stay as configured: on one site the RTT varies too little to tell them from the time to the first token.
+Calls that waited in a queue must be kept from the fit: ``policies.cloud_estimates.QueueDelay`` says which.
 """
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ FORGET = 0.99  # memory of about 100 offloads: minutes at a busy site, a day at 
 CLIP = 3.0  # times the mean absolute residual: for normal noise, beyond 2.4 standard deviations
 RUN = 4  # clipped residuals in a row on one side: by chance once in a million offloads
 FORGET_FAST = 0.8  # memory of about 5 offloads
-GAIN = 0.1  # of the averages of residuals and errors: they remember some ten offloads
+GAIN = 0.1  # of the average of residuals: it remembers some ten offloads
 FIRST_RESIDUAL_S = 0.5  # how far off a configured speed is thought to be before the first offload
 LEAST_RESIDUAL_S = 0.005  # a clock and a scheduler err by as much; a smaller scale would take every change for a stall
 LEAST_WEIGHT = 0.005  # observations' worth of prior that is never forgotten
-LEAST_S = 1e-3  # a shorter latency counts as this long in a relative error
 
 _SUBSETS = [list(rows) for size in range(5) for rows in combinations(range(4), size)]
 
@@ -48,7 +48,6 @@ class LatencyFit:
         count: forgetting sum of 1, at most 1 / (1 - FORGET).
         run: clipped residuals in a row, negative where the cloud was faster than expected.
         residual_s: usual absolute residual, clipped.
-        error_s, relative_error: averages of what ``speed`` predicted against what was realised.
     """
 
     prior: CloudSpeed
@@ -60,8 +59,6 @@ class LatencyFit:
     count: float = 0.0
     run: int = 0
     residual_s: float = FIRST_RESIDUAL_S
-    error_s: float = 0.0
-    relative_error: float = 0.0
 
     @classmethod
     def start(cls, prior: CloudSpeed, weight: float = 10.0) -> LatencyFit:
@@ -84,6 +81,11 @@ class LatencyFit:
         first = self.coefficients[0] + self.coefficients[2:] @ self.means[2:]
         return CloudSpeed(self.prior.round_trips, float(first), float(self.coefficients[1]))
 
+    @property
+    def limit_s(self) -> float:
+        """How far off a call may be and still count in full."""
+        return CLIP * self.residual_s
+
     def predicted_s(self, work: CloudWork, link: LinkState) -> float:
         """L_c by the whole fit, input tokens and bytes included; rises with each of them and with RTT."""
         return self._link_s(work, link) + float(self.coefficients @ _row(work))
@@ -95,11 +97,10 @@ class LatencyFit:
             ValueError: a figure is negative, infinite or not a number; it is named.
         """
         nonnegative(seconds=seconds)
-        error_s = abs(cloud_latency_s(work, link, self.speed) - seconds)
         x = _row(work)
         expected = float(self.coefficients @ x)
         residual = seconds - self._link_s(work, link) - expected
-        limit = CLIP * self.residual_s
+        limit = self.limit_s
         side = (residual > limit) - (residual < -limit)
         run = self.run + side if side * self.run >= 0 and side else side
         forget = FORGET if abs(run) < RUN else FORGET_FAST
@@ -113,27 +114,20 @@ class LatencyFit:
             count=count,
             run=run,
             residual_s=max(self.residual_s + GAIN * (abs(residual) - self.residual_s), LEAST_RESIDUAL_S),
-            error_s=self._average(self.error_s, error_s),
-            relative_error=self._average(self.relative_error, error_s / max(seconds, LEAST_S)),
         )
         weight = max(self.weight * forget, LEAST_WEIGHT)
         return replace(moved, weight=weight, coefficients=_solve(moved))
 
     def gauges(self) -> dict[str, float]:
-        """The fit and how far its predictions were off, for the metrics."""
+        """The fit, for the metrics."""
         speed = self.speed
         return {
             "cloud_ttft_s": speed.ttft_s,
             "cloud_per_token_s": speed.per_token_s,
-            "cloud_latency_error_s": self.error_s,
-            "cloud_latency_relative_error": self.relative_error,
         }
 
     def _link_s(self, work: CloudWork, link: LinkState) -> float:
         return cloud_latency_s(work, link, CloudSpeed(self.prior.round_trips, 0.0, 0.0))
-
-    def _average(self, mean: float, value: float) -> float:
-        return mean + max(GAIN, 1.0 / (self.count + 1.0)) * (value - mean)
 
 
 def _row(work: CloudWork) -> FloatArray:

@@ -25,7 +25,7 @@ from edge_fakes import (
 
 from actors.drafting import DraftOptions
 from actors.edge_node import NodeOptions
-from actors.engine import Completion, Prompt, Sampling
+from actors.engine import Completion, Generation, Prompt, Sampling
 from policies.errors import BadRequest, ContextTooLong, EngineError, Refused, Unreachable
 from policies.types import Prices, Reason, Route
 
@@ -60,6 +60,34 @@ async def test_an_unsure_draft_goes_to_the_cloud_and_both_answers_are_logged() -
     assert (record.draft, record.cloud, record.answer, record.propensity) == (NORTH, SOUTH, SOUTH, 1.0)
     assert (record.up_bytes, record.down_bytes, record.cost_usd) == (500, 300, answer.cost_usd)
     assert kit.link.offloads == [(500, 300, True)]
+
+
+class CachedEngine(FakeEngine):
+    """A cloud that finds most of every prompt in its cache."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        return replace(await super().generate(prompt, sampling), cached_tokens=80)
+
+
+async def test_cached_tokens_are_billed_logged_and_expected_of_the_next_call() -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE), CachedEngine(SOUTH))
+    kit.rules.apply(replace(SNAPSHOT, prices=Prices(input_usd_per_mtok=1.0, cached_usd_per_mtok=0.1)))
+    answers = [await kit.node.answer(ask()) for _ in range(60)]
+    assert answers[0].situation.work.cached_tokens == 0
+    assert answers[-1].situation.work.cached_tokens == pytest.approx(80, abs=5)
+    assert answers[-1].cost_usd == pytest.approx((20 * 1.0 + 80 * 0.1) / 1e6)
+    assert kit.log.records[-1].cloud_cached_tokens == 80
+    assert kit.node.gauges()["cloud_cost_relative_error"] < 0.1
+
+
+async def test_the_wait_at_the_cloud_is_part_of_the_state_and_of_the_record() -> None:
+    kit = NodeKit(FakeEngine(logprobs=UNSURE))
+    first = await kit.node.answer(ask())
+    for seconds in (0.01, 9.0, 9.0):
+        kit.node.limits.cloud.called(first.situation.work, first.situation.work, first.situation.state, seconds)
+    answer = await kit.node.answer(ask())
+    assert answer.situation.state.queue_s == pytest.approx(8.8, abs=0.3)
+    assert kit.log.records[-1].queue_s == answer.situation.state.queue_s
 
 
 @pytest.mark.parametrize("draft", [WEST, "<tool_call>{", "", '<tool_call>{"name":"fly","arguments":{}}</tool_call>'])

@@ -52,7 +52,6 @@ def test_predictions_converge_to_the_truth_within_the_noise(ttft_s: float, per_t
         error = cloud_latency_s(work, LINK, fit.speed) - cloud_latency_s(work, LINK, truth)
         assert abs(error) < 0.01  # half a standard deviation of one measurement
     assert fit.speed.per_token_s == pytest.approx(per_token_s, abs=2e-4)
-    assert fit.error_s < 0.03
 
 
 def test_seconds_that_input_tokens_take_do_not_end_up_in_the_pace_of_output() -> None:
@@ -129,13 +128,6 @@ def test_noise_without_end_does_not_narrow_the_residual_to_nothing(fitted: Laten
     exact = trained(CloudSpeed(1.0, 0.4, 0.02), n=500, noise_s=0.0, fit=fitted)
     assert exact.residual_s * CLIP >= 0.015
     assert trained(CloudSpeed(1.0, 1.0, 0.02), n=150, fit=exact).speed.ttft_s == pytest.approx(1.0, rel=0.1)
-
-
-def test_the_errors_say_how_far_off_the_configuration_was() -> None:
-    first = LatencyFit.start(PRIOR).observe(WORK, LINK, 2.0)
-    off = 2.0 - cloud_latency_s(WORK, LINK, PRIOR)
-    assert first.gauges()["cloud_latency_error_s"] == pytest.approx(off)
-    assert first.gauges()["cloud_latency_relative_error"] == pytest.approx(off / 2.0)
 
 
 def test_observing_leaves_the_state_before_it_alone(fitted: LatencyFit) -> None:

@@ -63,6 +63,16 @@ async def test_a_cap_in_dollars_counts_what_was_paid_not_what_might_have_been() 
     assert routes == [Route.CLOUD] * 3 + [Route.EDGE] * 2
 
 
+async def test_a_cap_in_dollars_counts_on_nothing_being_cached() -> None:
+    most = (100 * 1.0 + 256 * 2.0) / 1e6
+    limits = limited(cap_usd_per_hour=0.99 * most)
+    for _ in range(100):
+        limits.cloud.called(WORK, replace(WORK, cached_tokens=WORK.input_tokens), STATE, 0.2)
+    answer = await kit_with(limits, FakeEngine(logprobs=UNSURE)).node.answer(ask())
+    assert answer.situation.work.cached_tokens > 90
+    assert answer.reason is Reason.CAP_REACHED
+
+
 async def test_audits_count_against_a_cap_and_stop_at_it() -> None:
     kit = kit_with(limited(cap_offloads_per_hour=2.0), audit_rate=1.0)
     for _ in range(5):
@@ -128,7 +138,7 @@ def answers(limits: Limits, expected: list[float], score: float) -> None:
     draft = Draft(Completion(NORTH, SURE, "stop", 8), parse(NORTH), None, score, "v", 100, 0.1)
     for value in expected:
         decision = Decision(Route.EDGE, Reason.SCORE_PASSED, score, 0.5, 0.0)
-        situation = Situation(STATE, SNAPSHOT, "fixed", 0.5, 0.0)
+        situation = Situation(STATE, SNAPSHOT, "fixed", 0.5, 0.0, WORK)
         served = Served.draft(draft)
         made = Answer(ask(), situation, replace(draft, expected=value), decision, served, *_EDGE, 0.1)
         limits.answered(made)
@@ -156,10 +166,10 @@ async def test_the_clouds_speed_is_learnt_from_offloads_and_moves_the_rules() ->
     limits = limited()
     kit = kit_with(limits, FakeEngine(logprobs=UNSURE))
     for _ in range(60):
-        limits.offloaded(WORK, STATE, 2.0)
-    assert limits.speed.ttft_s + 20 * limits.speed.per_token_s > 1.0
+        limits.cloud.called(WORK, WORK, STATE, 2.0)
+    assert limits.cloud.speed.ttft_s + 20 * limits.cloud.speed.per_token_s > 1.0
     await kit.node.answer(ask())
-    assert kit.rules._speed == limits.speed
+    assert kit.rules._speed == limits.cloud.speed
 
 
 async def test_an_audit_waits_until_no_client_waits_for_the_link() -> None:

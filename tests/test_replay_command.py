@@ -224,6 +224,29 @@ def test_failed_calls_lower_the_chance_of_a_label(tmp_path: Path) -> None:
     assert found.logged.offloaded.sum() >= sum(one.score < 0.7 for one in given)
 
 
+def test_a_prompt_is_cached_as_in_its_own_call_or_else_as_in_those_of_its_site(tmp_path: Path) -> None:
+    """Prompts have 200 tokens at the edge and 400 in the cloud."""
+    asked, kept_one = record(0, np.random.default_rng(0), LINKS[0]), record(1, np.random.default_rng(1), LINKS[0])
+    calls = [
+        replace(asked, cloud=asked.draft, propensity=1.0, cloud_input_tokens=400, cloud_cached_tokens=cached)
+        for cached in (0, 100, 200)
+    ]
+    write(tmp_path, [*calls, kept_one], "a")
+    write(tmp_path, [kept_one], "b")
+    found = read(tmp_path)
+    assert found.logged.amounts[:, 2].tolist() == [0.0, 50.0, 100.0, 50.0, 0.0]
+    assert (found.logged.amounts[:, 1] + found.logged.amounts[:, 2] == 200.0).all()
+    assert found.measured[:3, 1:3].tolist() == [[400.0, 0.0], [300.0, 100.0], [200.0, 200.0]]
+
+
+def test_a_request_is_priced_with_the_queue_it_saw(tmp_path: Path) -> None:
+    first, second = records(2, 9, LINKS[:1])
+    given = [replace(one, cloud=one.draft, propensity=1.0) for one in (first, replace(second, queue_s=3.0))]
+    costs = priced(write(tmp_path, given))
+    assert costs.kappa_usd[1] - costs.kappa_usd[0] == pytest.approx(3.0 * OPTIONS.objective.second_usd)
+    assert costs.money_usd[1] == costs.money_usd[0]
+
+
 @pytest.mark.parametrize("change", [{"draft_error": "no such tool"}, {"score": 0.0}])
 def test_an_unusable_draft_counts_as_wrong_and_is_never_kept(tmp_path: Path, change: dict[str, Any]) -> None:
     given = [replace(one, cloud=one.draft, propensity=1.0, **change) for one in records(5, 3, LINKS)]

@@ -3,8 +3,9 @@
 A draft is right when it says the same as the cloud's answer. Where the cloud was asked and gave no usable answer, the
 label is taken as missing at random: every propensity is multiplied by the share of calls that were answered. What an
 offload would ask of the cloud is estimated from the draft for every request, as the edge node does when it decides:
-labelled and other requests are then priced alike.
-The log holds neither queue nor budget, so thresholds see none. One pass over segments and Parquet parts alike.
+labelled and other requests are then priced alike. Of the prompt, the share is cached that was in the request's own
+call; without one, the mean share of its site's calls.
+The log holds no budget, so thresholds see none. One pass over segments and Parquet parts alike.
 """
 
 from __future__ import annotations
@@ -116,30 +117,39 @@ def _agreement(table: pa.Table, comparable: BoolArray) -> FloatArray:
 
 
 def _amounts(table: pa.Table) -> FloatArray:
-    """``policies.cost.amounts`` of every request: nothing is known to be cached."""
+    """``policies.cost.amounts`` of every request, as a draft tells them."""
     asked = _lengths(table["messages"]) + _lengths(table["tools"]) + UP_OVERHEAD_BYTES
     told = _lengths(table["draft"]) + DOWN_OVERHEAD_BYTES
-    nothing = np.zeros(len(table))
     prompt, draft = _numbers(table["prompt_tokens"]), _numbers(table["draft_tokens"])
-    return np.stack([nothing + 1.0, prompt, nothing, draft, asked, told], axis=1)
+    cached = np.rint(prompt * _hit_rate(table))
+    return np.stack([np.ones(len(table)), prompt - cached, cached, draft, asked, told], axis=1)
+
+
+def _hit_rate(table: pa.Table) -> FloatArray:
+    """Share of each prompt that is in the provider's cache: in its own call, else in all calls of its site; [n]."""
+    cached, prompt = _numbers(table["cloud_cached_tokens"]), _numbers(table["cloud_input_tokens"])
+    site = table["site"].combine_chunks().dictionary_encode().indices.to_numpy()
+    hits, sent = np.bincount(site, cached), np.bincount(site, prompt)
+    mean = np.divide(hits, sent, out=np.zeros(len(sent)), where=sent > 0)
+    return np.asarray(np.divide(cached, prompt, out=mean[site], where=prompt > 0), dtype=np.float64)
 
 
 def _measured(table: pa.Table, estimate: FloatArray) -> FloatArray:
-    nothing = np.zeros(len(table))
-    names = ("cloud_output_tokens", "up_bytes", "down_bytes")
-    columns = [nothing, _numbers(table["cloud_input_tokens"]), nothing, *(_numbers(table[name]) for name in names)]
-    found = np.stack(columns, axis=1)
+    names = ("cloud_input_tokens", "cloud_cached_tokens", "cloud_output_tokens", "up_bytes", "down_bytes")
+    prompt, cached, *others = (_numbers(table[name]) for name in names)
+    found = np.stack([np.zeros(len(table)), prompt - cached, cached, *others], axis=1)
     return np.where(found > 0, found, estimate)
 
 
 def _states(table: pa.Table) -> tuple[list[RoutingState], IntArray]:
     """The distinct states, and which one each request saw."""
     columns = [_numbers(pc.struct_field(table["link"], field.name)) for field in fields(LinkState)]
+    columns += [_numbers(table["queue_s"])]
     columns += [_numbers(pc.struct_field(table["prices"], field.name)) for field in fields(Prices)]
     rows, index = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
     states = [
-        RoutingState(LinkState(rtt, up, down, jitter, loss, bool(alive)), Prices(*prices))
-        for rtt, up, down, jitter, loss, alive, *prices in rows.tolist()
+        RoutingState(LinkState(rtt, up, down, jitter, loss, bool(alive)), Prices(*prices), queue_s)
+        for rtt, up, down, jitter, loss, alive, queue_s, *prices in rows.tolist()
     ]
     return states, np.asarray(index, dtype=np.int64).reshape(-1)
 
