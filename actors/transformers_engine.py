@@ -275,7 +275,7 @@ def cut(text: str, stops: Sequence[str]) -> str:
 def _load_model(directory: Path, dtype: str) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(
-            directory, dtype=getattr(torch, dtype), local_files_only=True
+            directory, dtype="auto" if dtype == "auto" else getattr(torch, dtype), local_files_only=True
         ).eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as why:
         raise EngineError(f"model directory {directory}: transformers cannot load it: {why}") from why

@@ -88,7 +88,9 @@ def refit(
         fits["scorer"] = lambda: fit_for(config.policy.scorer, directory, known, share)
     if config.policy.kind in FITTED:
         fits["threshold"] = lambda: fit_threshold(config, directory, known, records, share)
-    with _threads(config.learner.threads if fits else None):
+    if not fits:
+        return {}
+    with _threads(config.learner.threads):
         return {name: tried(name, fit) for name, fit in fits.items()}
 
 
@@ -236,11 +238,8 @@ def _scores(config: Config, directory: Path) -> str:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """At most ``count`` threads of torch meanwhile: requests are being served; None is for no fit at all."""
-    if count is None:
-        yield
-        return
+def _threads(count: int) -> Iterator[None]:
+    """At most ``count`` threads of torch meanwhile: requests are being served."""
     import torch  # noqa: PLC0415  (a round that fits nothing here does not wait for this import)
 
     before = torch.get_num_threads()
