@@ -213,10 +213,10 @@ def _tables(root: Path) -> list[pa.Table]:
 
 def _load(file: LogFile) -> pa.Table:
     if file.is_part:
-        if not pq.read_schema(file.path).equals(SCHEMA):  # what it lacks would be read as null: no error, no label
-            logger.warning(OTHER_VERSION, file.path)
-            return SCHEMA.empty_table()
-        return pq.read_table(file.path, schema=SCHEMA, partitioning=None)
+        try:
+            return _load_part(file.path)
+        except pa.ArrowException as why:
+            raise LogError(f"{file.path}: cannot be read: {why} Fix: restore it from a copy, or move it away") from why
     found = scan(file.path)
     if found.torn:
         logger.warning("%s: its last %d bytes are no whole records and are left out", file.path, found.torn)
@@ -224,6 +224,13 @@ def _load(file: LogFile) -> pa.Table:
         logger.warning(OTHER_VERSION, file.path)
         return SCHEMA.empty_table()
     return pa.Table.from_batches(found.batches, schema=SCHEMA)
+
+
+def _load_part(path: Path) -> pa.Table:
+    if not pq.read_schema(path).equals(SCHEMA):  # what it lacks would be read as null: no error, no label
+        logger.warning(OTHER_VERSION, path)
+        return SCHEMA.empty_table()
+    return pq.read_table(path, schema=SCHEMA, partitioning=None)
 
 
 def _distinct(table: pa.Table) -> pa.Table:

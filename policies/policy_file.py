@@ -1,6 +1,6 @@
 """A threshold policy as one JSON file, of any kind: what ``netgpt train policy`` writes and a site loads.
 
-    {"format": 1, "kind": "policynet", "score_version": "edge-0003", "fitted": {...}, "parameters": {...}}
+    {"format": 2, "kind": "policynet", "score_version": "edge-0003", "fitted": {...}, "parameters": {...}}
 
 A threshold means something for the scores it was fitted on alone, so the file names the version that made them and is
 refused for another. ``fitted`` says on what it was fitted and is for people; ``parameters`` are the policy's fields.
@@ -19,11 +19,13 @@ from typing import Any
 
 from policies.errors import BadConfig
 from policies.funcdyn import FuncDyn, StateInputs
+from policies.gain import GainCurve
 from policies.policynet import PolicyNet
 from policies.threshold import FixedThreshold, OptimalThreshold, ThresholdPolicy
 from policies.types import CloudSpeed, Objective
 
-FORMAT = 1
+FORMAT = 2  # 1 had a sigmoid in FuncDyn
+MOST = 1e30  # a product of three such numbers is still one: an infinity would make a NaN, and that the floor
 FIX = "write it anew with `netgpt train policy`"
 
 KINDS: dict[str, type] = {
@@ -32,7 +34,12 @@ KINDS: dict[str, type] = {
     "funcdyn": FuncDyn,
     "policynet": PolicyNet,
 }
-_PARTS: dict[str, Callable[..., Any]] = {"inputs": StateInputs, "objective": Objective, "speed": CloudSpeed}
+_PARTS: dict[str, Callable[..., Any]] = {
+    "inputs": StateInputs,
+    "objective": Objective,
+    "speed": CloudSpeed,
+    "gain": GainCurve,
+}
 
 
 def dumps(policy: ThresholdPolicy, score_version: str, fitted: Mapping[str, Any]) -> str:
@@ -96,7 +103,8 @@ def _plain(value: Any) -> Any:
     """A record as JSON: what it is made from, not what it derives."""
     if not is_dataclass(value):
         return value
-    return {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.init}
+    parts = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+    return {name: _plain(part) for name, part in parts.items() if part is not None}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -115,12 +123,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _build(path: Path, cls: Callable[..., Any], given: Any, where: str) -> Any:
-    """An instance of a record from its JSON object; every field must be there, and no other."""
+    """An instance of a record from its JSON object; every field must be there but those that may be None, no other."""
     if not isinstance(given, dict):
         raise BadConfig(f"{path}: {where}: must be an object, got {type(given).__name__}. Fix: {FIX}")
-    names = [field.name for field in fields(cls) if field.init]  # type: ignore[arg-type]
+    names = {field.name: field.default is None for field in fields(cls) if field.init}  # type: ignore[arg-type]
     for name in (*names, *given):
-        if name not in given or name not in names:
+        if name not in names or (name not in given and not names[name]):
             wrong = "is missing" if name in names else "does not belong there"
             raise BadConfig(f"{path}: {where}.{name}: this key {wrong}. Fix: {FIX}")
     parts = {name: _value(path, name, value, f"{where}.{name}") for name, value in given.items()}
@@ -138,6 +146,8 @@ def _value(path: Path, name: str, value: Any, where: str) -> Any:
         return tuple(_value(path, "", one, where) for one in value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise BadConfig(f"{path}: {where}: must be a finite number, got {value!r}. Fix: {FIX}")
+    if abs(value) > MOST:
+        raise BadConfig(f"{path}: {where}: must be at most {MOST:g} in size, got {value!r}. Fix: {FIX}")
     return value
 
 

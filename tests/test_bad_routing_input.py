@@ -8,16 +8,17 @@ hours with none or two prices and clocks that change (``test_tariff``), figures 
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from grpc import aio
 from test_funcdyn import POLICY
 from test_policynet import NET
 
@@ -27,6 +28,7 @@ from actors.site_rules import SiteRules
 from cluster.telemetry import convert
 from cluster.telemetry import telemetry_pb2 as pb
 from cluster.telemetry.client import TelemetryClient
+from cluster.telemetry.telemetry_pb2_grpc import TelemetryServicer, add_TelemetryServicer_to_server
 from cluster.traces import Trace, load, resolve
 from orchestrator.config import load_config
 from orchestrator.serving import check_policy
@@ -114,35 +116,47 @@ def test_a_snapshot_with_a_part_left_out_is_refused_and_not_read_as_zeros(part: 
         convert.directive_from_message(sent)
 
 
-async def test_a_site_passes_a_senseless_snapshot_over_and_goes_on_listening(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def sent(_: object) -> AsyncIterator[pb.Directive]:
+class HostileRouter(TelemetryServicer):
+    """Sends what makes no sense before what does, and echoes no probe."""
+
+    async def Watch(self, request: object, context: object) -> AsyncIterator[pb.Directive]:  # noqa: N802
         yield message(SNAPSHOT, prices=Prices(math.nan))
+        yield pb.Directive(snapshot=pb.Snapshot(seq=1, ttl_s=30.0))
         yield convert.directive_to_message(replace(SNAPSHOT, seq=2))
 
-    client = TelemetryClient("127.0.0.1:1", "here")
-    await client.start()
-    client._stub = SimpleNamespace(Watch=sent)  # type: ignore[assignment]
-    assert await anext(client.watch()) == replace(SNAPSHOT, seq=2)
-    assert client.gauges()["telemetry_refused"] == 1
-    assert "snapshot 1: prices.request_usd must be" in caplog.text
-    await client.stop()
-
-
-async def test_a_probe_that_is_answered_with_less_than_it_asked_for_makes_no_link_fast() -> None:
-    async def short(*_: object, **__: object) -> pb.ProbeReply:
+    async def Probe(self, request: object, context: object) -> pb.ProbeReply:  # noqa: N802
         return pb.ProbeReply(padding=b"")
 
-    client = TelemetryClient("127.0.0.1:1", "here")
+
+@pytest.fixture
+async def client() -> AsyncIterator[TelemetryClient]:
+    """A site of a hostile router, over real gRPC."""
+    server = aio.server()
+    add_TelemetryServicer_to_server(HostileRouter(), server)
+    client = TelemetryClient(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", "here")
+    await server.start()
     await client.start()
-    client._stub = SimpleNamespace(Probe=short)  # type: ignore[assignment]
+    yield client
+    await client.stop()
+    await server.stop(0)
+
+
+async def test_a_site_passes_a_senseless_snapshot_over_and_goes_on_listening(
+    client: TelemetryClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await anext(client.watch()) == replace(SNAPSHOT, seq=2)
+    assert client.gauges()["telemetry_refused"] == 2
+    assert "snapshot 1: prices.request_usd must be" in caplog.text and "prices is missing" in caplog.text
+
+
+async def test_a_probe_that_is_answered_with_less_than_it_asked_for_makes_no_link_fast(
+    client: TelemetryClient,
+) -> None:
     with pytest.raises(Unreachable, match="a probe for 30000 bytes got 0"):
         await client.probe(0, 30_000)
-    await client.stop()
 
 
-@pytest.mark.parametrize(("field", "wrong"), SENSELESS)
+@pytest.mark.parametrize(("field", "wrong"), [case for case in SENSELESS if case[0] != "ttl_s"])
 def test_a_router_never_takes_over_what_it_could_not_send(field: str, wrong: dict[str, Any]) -> None:
     router = Router(SNAPSHOT)
     setters: dict[str, Callable[[Any], None]] = {
@@ -152,9 +166,8 @@ def test_a_router_never_takes_over_what_it_could_not_send(field: str, wrong: dic
         "threshold_floor": router.set_threshold_floor,
     }
     for name, value in wrong.items():
-        if name in setters:
-            with pytest.raises(ValueError, match=f"^{field} must "):
-                setters[name](value)
+        with pytest.raises(ValueError, match=f"^{field} must "):
+            setters[name](value)
     assert router.snapshot is SNAPSHOT
 
 
@@ -237,6 +250,14 @@ def test_a_policy_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         path.write_text(text[:end])
         with pytest.raises(BadConfig, match=r"policy\.json: not a policy file: .*Fix: write it anew"):
             load_policy(path, "edge-1")
+
+
+def test_a_policy_file_of_numbers_that_would_overflow_is_refused_and_not_read_as_the_floor(tmp_path: Path) -> None:
+    path, data = tmp_path / "policy.json", json.loads(dumps(NET, "edge-1", {}))
+    data["parameters"]["first"][0][0] = 1e308
+    path.write_text(json.dumps(data))
+    with pytest.raises(BadConfig, match=r"parameters\.first: must be at most 1e\+30 in size, got 1e\+308\. Fix"):
+        load_policy(path, "edge-1")
 
 
 @pytest.mark.parametrize("old", [0, 2, "1", None])

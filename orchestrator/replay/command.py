@@ -23,6 +23,8 @@ from policies.checks import amount, probability
 from policies.errors import BadConfig, LogError
 from policies.replay import Priced, price
 
+LEAST_PROPENSITY = 1e-9  # no audit rate is lower, and what is divided by it stays within the range of a float
+
 
 def replay(
     log: Path,
@@ -83,8 +85,10 @@ def _check(reading: Reading, priced: Priced) -> None:
             **{"link.jitter_ms": float(extreme([link.jitter_ms for link in links]))},
             cost_usd=float(extreme(reading.billed_usd)),
             **{"the price of asking the cloud over its link": float(extreme(priced.kappa_usd))},
-            **{"1 / propensity": float(extreme(reading.logged.weight))},
         )
+    least = float(reading.logged.propensity[reading.logged.labelled].min(initial=1.0))
+    if least < LEAST_PROPENSITY:
+        raise ValueError(f"propensity must be at least {LEAST_PROPENSITY:g} where the cloud answered, got {least!r}")
 
 
 def _write(out: Path, found: Results) -> None:
