@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 MAX_SITES = 10_000  # past it the site silent for longest is forgotten; it is relearned when it reports
 MAX_SWAPS = 16  # waiting for one site; past it its stream is ended, and on return it gets the last one
 REPEATS_PER_TTL = 3.0  # a snapshot is repeated this often in its life: two may get lost
+LEAST_PAUSE_S = 0.02  # between two repeats, however short a snapshot's life: no stream is a flood
 SILENT_S = 30.0  # a site that has not reported for so long is counted as silent
 
 
@@ -213,7 +214,7 @@ class Subscription:
     async def _wait(self) -> None:
         """Until there is news, or the snapshot is due again."""
         try:
-            async with asyncio.timeout(self._router.snapshot.ttl_s / REPEATS_PER_TTL):
+            async with asyncio.timeout(max(self._router.snapshot.ttl_s / REPEATS_PER_TTL, LEAST_PAUSE_S)):
                 await self._news.wait()
         except TimeoutError:
             self._stale = True

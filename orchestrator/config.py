@@ -229,6 +229,7 @@ def _amounts(config: Config) -> str | None:
         "prices": asdict(config.prices),
         "policy.objective": asdict(config.policy.objective),
         "policy.speed": asdict(config.policy.speed),
+        "telemetry": {"snapshot_ttl_s": config.telemetry.snapshot_ttl_s},
     }
     for key, group in groups.items():
         for name, amount in group.items():
@@ -263,8 +264,8 @@ def _policy_file(config: Config) -> str | None:
         return (
             f"policy.file: missing, but policy.kind is {config.policy.kind}. Fix: name what netgpt train policy wrote"
         )
-    if config.policy.file is not None and not fitted:
-        return f"policy.file: of no use to kind {config.policy.kind}. Fix: set policy.kind to funcdyn or policynet"
+    if config.policy.file is not None and config.policy.kind == "fixed":
+        return "policy.file: of no use to kind fixed. Fix: set policy.kind to optimal, funcdyn or policynet"
     if config.policy.file is not None and not isfile(config.policy.file):
         return (
             f"policy.file: {config.policy.file} does not exist or is no file. Fix: name what netgpt train policy wrote"

@@ -8,6 +8,7 @@ hours with none or two prices and clocks that change (``test_tariff``), figures 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import subprocess
@@ -179,6 +180,15 @@ async def test_a_router_without_a_report_of_a_site_still_serves_it() -> None:
     assert router.gauges()["router_rtt_p95_ms"] == 0.0
 
 
+async def test_a_snapshot_that_hardly_lives_floods_no_stream() -> None:
+    router = Router(replace(SNAPSHOT, ttl_s=1e-9))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            async for _ in router.subscribe("here"):
+                pass
+    assert 1 <= router.gauges()["router_snapshots_sent"] <= 11
+
+
 def test_a_site_without_a_snapshot_decides_by_its_own_and_so_it_does_when_the_last_has_expired() -> None:
     now = [0.0]
     decided = rules(lambda: now[0])
@@ -260,10 +270,10 @@ def test_a_policy_file_of_numbers_that_would_overflow_is_refused_and_not_read_as
         load_policy(path, "edge-1")
 
 
-@pytest.mark.parametrize("old", [0, 2, "1", None])
+@pytest.mark.parametrize("old", [0, 1, 3, "2", None])
 def test_a_policy_file_of_another_format_or_of_other_scores_is_refused(old: object, tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
-    path.write_text(dumps(POLICY, "edge-1", {}).replace('"format": 1', f'"format": {old!r}'.replace("None", "null")))
+    path.write_text(dumps(POLICY, "edge-1", {}).replace('"format": 2', f'"format": {old!r}'.replace("None", "null")))
     with pytest.raises(BadConfig, match=r"policy\.json: .*Fix: write it anew"):
         load_policy(path, "edge-1")
     save(path, POLICY, "edge-1", {})

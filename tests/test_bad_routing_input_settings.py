@@ -12,7 +12,7 @@ import pytest
 from test_bad_routing_input import netgpt
 
 from orchestrator.config import default_config, load_config
-from orchestrator.rules import limits
+from orchestrator.rules import default_snapshot, limits
 from policies.budget import Budgets, DualAscent, Spent
 from policies.errors import BadConfig
 
@@ -38,6 +38,7 @@ from policies.errors import BadConfig
         ("policy: {kind: policynet, file: .}", "policy.file: . does not exist or is no file"),
         (f"policy: {{kind: policynet, file: {'a' * 300}}}", "does not exist or is no file"),
         ("telemetry: {snapshot_ttl_s: .inf}", "snapshot_ttl_s: inf"),
+        ("telemetry: {snapshot_ttl_s: 1e10}", "telemetry.snapshot_ttl_s: 10000000000.0 is not allowed"),
         ("link: {initial: {up: nowhere}}", "link.initial.up: trace 'nowhere': no such file"),
         ("link: {initial: {down: .nan}}", "a rate of nan bit/s"),
         ("tariff:", "tariff: it is empty"),
@@ -69,6 +70,14 @@ def test_a_yes_stays_a_yes_where_one_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "site.yaml"
     path.write_text("policy: {before: no}\nlog: {sync: off}")
     assert not load_config(path).policy.before
+
+
+def test_the_least_and_the_most_that_settings_allow_make_a_snapshot() -> None:
+    for dollars in (1e-9, 1e9):
+        objective = {"value_usd": dollars, "second_usd": dollars, "cloud_accuracy": 1.0}
+        speed = {"round_trips": dollars, "ttft_s": dollars, "per_token_s": dollars}
+        given = default_config(policy={"objective": objective, "speed": speed}, telemetry={"snapshot_ttl_s": dollars})
+        assert default_snapshot(given).objective.value_usd == dollars
 
 
 def test_a_cap_of_nothing_allows_no_offload() -> None:
