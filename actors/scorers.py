@@ -22,7 +22,7 @@ import numpy as np
 
 from actors.chat import question
 from actors.engine import Completion, Prompt
-from actors.hidden_states import HiddenStates
+from actors.hidden_states import READS, HiddenStates
 from actors.scorer import Proposal, Scored, Scorer
 from policies.agreement import vote
 from policies.calibration import Calibrator
@@ -209,7 +209,7 @@ def _agreement(directory: Path, weights: str) -> DraftScorer:
 
 
 def _preference(directory: Path, weights: str) -> DraftScorer:
-    head, fitted = _read(directory, "preference", weights, lambda data: (Head.from_dict(data["head"]), _map(data)))
+    head, fitted = _read(directory, "preference", weights, lambda data: (_head(data), _map(data)))
     states = HiddenStates(directory)
     if len(head.center) != 2 * states.width:
         path = scorer_file(directory, "preference")
@@ -247,7 +247,7 @@ def _fit_preference(given: Evidence) -> dict[str, Any]:
     better = np.array([places[pair.better] for pair in pairs])
     worse = np.array([places[pair.worse] for pair in pairs])
     head = fit_head(pooled, better, worse, np.array([pair.weight for pair in pairs]), HIDDEN)
-    return {"head": head.to_dict(), "map": _fit_map(PreferenceScorer(states, head), given).to_json()}
+    return {"reads": READS, "head": head.to_dict(), "map": _fit_map(PreferenceScorer(states, head), given).to_json()}
 
 
 def _pooled(
@@ -301,6 +301,13 @@ def _table(
     if not rows:
         raise ValueError(f"none of {len(labelled)} held-out requests has a valid draft that can be scored")
     return np.array(rows), np.array(right), np.array(weights, dtype=np.float64)
+
+
+def _head(data: Mapping[str, Any]) -> Head:
+    """Its numbers would fit other states of the same width, and mean nothing."""
+    if data.get("reads") != READS:
+        raise ValueError(f"its head reads {data.get('reads')!r}, the program gives {READS!r}; fit it again")
+    return Head.from_dict(data["head"])
 
 
 def _map(data: Mapping[str, Any]) -> ScoreMap:

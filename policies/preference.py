@@ -120,8 +120,12 @@ class Head:
 
 
 def pool(states: FloatArray) -> FloatArray:
-    """Mean and last of an answer's hidden states, end token included: [tokens, d] -> [2 d]."""
-    return np.concatenate([states.mean(axis=0), states[-1]])
+    """Mean and deviation over an answer's tokens, the end token included: [tokens, d] -> [2 d].
+
+    A wrong token stands out of its answer: on the bundled tasks the deviation tells more than the last state does.
+    """
+    mean = states.mean(axis=0)
+    return np.concatenate([mean, np.sqrt(np.square(states - mean).mean(axis=0))])
 
 
 def preference_pairs(judged: Sequence[Judged], seed: int = 0) -> list[Pair]:

@@ -166,8 +166,12 @@ def test_a_feature_that_never_varies_gets_no_say() -> None:
     assert head.reward(other) == pytest.approx(head.reward(x))
 
 
-def test_pooling_is_the_mean_beside_the_last_token() -> None:
-    assert pool(np.array([[1.0, 2.0], [3.0, 6.0]])).tolist() == [2.0, 4.0, 3.0, 6.0]
+def test_pooling_is_the_mean_beside_the_deviation() -> None:
+    assert pool(np.array([[1.0, 2.0], [3.0, 6.0]])).tolist() == [2.0, 4.0, 1.0, 2.0]
+
+
+def test_an_answer_of_its_end_token_alone_has_no_deviation() -> None:
+    assert pool(np.array([[1.0, 2.0]])).tolist() == [1.0, 2.0, 0.0, 0.0]
 
 
 arguments = st.fixed_dictionaries(

@@ -7,12 +7,16 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.engine import Completion, Prompt
 from actors.hidden_states import HiddenStates
+from actors.rendering import Renderer
 from actors.scorer import Scorer
 from actors.scorers import (
     SCORERS,
@@ -30,6 +34,7 @@ from actors.scorers import (
 )
 from policies.calibration import Calibrator
 from policies.errors import BadConfig, StoreError
+from policies.preference import pool
 from policies.score_maps import Platt
 from policies.toolcalls import parse, render
 from policies.types import ToolCall
@@ -167,6 +172,28 @@ def test_hidden_states_see_the_question(version: Path) -> None:
     assert np.abs(north - south).max() > 1e-3
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gpt_neox", "olmo2"])
+def test_any_familys_decoder_gives_the_states_a_quarter_up(copy: Path, family: str) -> None:
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 8}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family, **sizes, intermediate_size=128, vocab_size=420, bos_token_id=0, eos_token_id=1, pad_token_id=0
+    )
+    whole: Any = AutoModelForCausalLM.from_config(config).eval()
+    whole.save_pretrained(copy)
+    texts = [text("south") * 3, text("north")]
+    found = HiddenStates(copy).pooled(asking("north"), texts)
+    renderer, norms = Renderer(copy, context=1024), ("norm", "ln_f", "final_layer_norm")
+    asked, end = renderer.render(Prompt(asking("north").messages), 0), renderer.tokenizer.eos_token_id
+    decoder = whole.get_decoder()
+    norm = next(getattr(decoder, name) for name in norms if hasattr(decoder, name))
+    for row, answer in zip(found, texts, strict=True):
+        ids = torch.tensor([[*asked, *renderer.tokenizer(answer).input_ids, end]])
+        with torch.no_grad():
+            states = norm(decoder(ids, output_hidden_states=True).hidden_states[2])[0, len(asked) :]
+        assert row == pytest.approx(pool(states.double().numpy()), abs=1e-4)
+
+
 def test_a_prompt_longer_than_the_models_context_is_cut_not_refused(version: Path) -> None:
     long = Prompt([{"role": "user", "content": "move slice " * 300}])
     assert np.isfinite(HiddenStates(version).pooled(long, [text("north")])).all()
@@ -190,6 +217,7 @@ def test_a_file_fitted_on_other_weights_is_refused_and_says_so(copy: Path, kind:
 SPOILS: dict[str, Callable[[dict[str, object]], object]] = {
     "not a": lambda data: [],
     "not a preference": lambda data: {**data, "head": {}},
+    "fit it again": lambda data: {**data, "reads": "mean and last"},
     "score map": lambda data: {**data, "map": '{"map": "spline"}'},
     "of kind 'agreement'": lambda data: {**data, "scorer": "agreement"},
 }

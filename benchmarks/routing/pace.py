@@ -1,24 +1,39 @@
-"""How long a decision takes on one core."""
+"""How long a decision takes on one core, and a score that reads the model's hidden states."""
 
 from __future__ import annotations
 
 import random
+import shutil
+import tempfile
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
+
+from actors.engine import Completion, Prompt
 from actors.limits import LimitOptions, Limits
-from actors.scorer import first_scorer
+from actors.scorer import Proposal, first_scorer
+from actors.scorers import DraftScorer, Evidence, Labelled, build_scorer, fit_scorer
+from benchmarks.both_answers import SEED, Both
 from benchmarks.figures import Figure, at_most
 from benchmarks.routing.material import Material
 from benchmarks.routing.thresholds import fitted
 from orchestrator.bundled.train import MODELS
+from orchestrator.tasks.generator import Split, Task, tasks
 from policies.budget import Budgets
+from policies.calibration import auroc
 from policies.decide import decide
 from policies.early import ScoreBound
 from policies.soft_gate import typical_work
+from policies.toolcalls import parse
 from policies.types import LinkState, RoutingState
 
 TARGET_US = 50.0
+TARGET_MS = 2.0  # of a preference score
+LEARNT = 4000  # requests at most that the reward head and its map are fitted on, half each
+TIMED, ROUNDS = 100, 10
 
 
 def decisions(given: Material) -> list[Figure]:
@@ -36,7 +51,54 @@ def decisions(given: Material) -> list[Figure]:
             decide(score, None, tau, True, 0.05)
 
         found.append(at_most(f"one decision, {name}", _microseconds(one), "us", TARGET_US))
-    return [*found, Figure("the bound, each token", _token(scorer.bound, row.logprobs), "us")]
+    token = Figure("the bound, each token", _token(scorer.bound, row.logprobs), "us")
+    return [*found, token, *preference(given)]
+
+
+def preference(given: Material) -> list[Figure]:
+    """The scorer that reads hidden states, fitted on the one half of the requests and judged on the other."""
+    asked = list(zip([*given.fit_rows, *given.rows], tasks(SEED, Split.TEST), strict=False))
+    half = len(given.fit_rows)
+    fit = [_labelled(row, task) for row, task in asked[:half][:LEARNT]]
+    valid = [(row, task) for row, task in asked[half:][:LEARNT] if row.draft_valid]
+    held, right = [_labelled(row, task) for row, task in valid], np.array([row.edge_right for row, _ in valid])
+    with _one_thread(), tempfile.TemporaryDirectory() as scratch:
+        edge = shutil.copytree(MODELS / "edge", Path(scratch) / "edge")
+        fit_scorer("preference", Evidence(edge, fit[: len(fit) // 2], fit[len(fit) // 2 :]))
+        scorer = build_scorer("preference", edge)
+        scores = np.array([scorer.score(one.prompt, one.proposals).scores[0] for one in held])
+        took = _milliseconds(scorer, held[:TIMED])
+    return [
+        at_most("a preference score, one draft", took, "ms", TARGET_MS),
+        Figure("a preference score, AUROC on valid drafts", auroc(scores, right), ""),
+    ]
+
+
+def _labelled(row: Both, task: Task) -> Labelled:
+    assert task.messages[-1]["content"] == row.question, "the kept answers are to other requests"
+    draft = Proposal(Completion(row.draft, row.logprobs, "stop", len(row.logprobs)), parse(row.draft), row.draft_valid)
+    return Labelled(Prompt(task.messages, task.tools), [draft], task.text)
+
+
+def _milliseconds(scorer: DraftScorer, drafts: Sequence[Labelled]) -> float:
+    """The median request's fastest of ``ROUNDS``, each of which scores every request once."""
+    rounds = [
+        [timeit.timeit(lambda one=one: scorer.score(one.prompt, one.proposals), number=1) for one in drafts]  # type: ignore[misc]
+        for _ in range(ROUNDS)
+    ]
+    return 1e3 * float(np.median(np.min(rounds, axis=0)))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch  # noqa: PLC0415
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _token(bound: ScoreBound, logprobs: Sequence[float]) -> float:
