@@ -1,4 +1,4 @@
-"""A hostile user's settings of the decision: one sentence with file, key and fix, or a stated conservative meaning.
+"""A hostile user's settings and link traces: one sentence with file, key and fix, or a stated conservative meaning.
 
 Covered elsewhere: unknown keys, wrong types, budgets and rates out of range (``test_config``); hours without a price or
 with two, unknown zones, clocks that change, what is no time (``test_tariff``); a guarantee's levels (``test_risk``).
@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from test_bad_routing_input import netgpt
 
+from cluster.traces import Trace, load, resolve
 from orchestrator.config import default_config, load_config
 from orchestrator.rules import default_snapshot, limits
 from policies.budget import Budgets, DualAscent, Spent
 from policies.errors import BadConfig
+
+DIGITS = "1" + "0" * 400  # an integer that no float can hold
 
 
 @pytest.mark.parametrize(
@@ -91,3 +94,34 @@ def test_a_budget_of_nothing_forbids_offloads_after_the_first_few() -> None:
     for second in range(21):
         ascent = ascent.observe(Spent(True, 0.001, 1.0), float(second))
     assert ascent.penalty_usd(0.001, 1.0) == 0.02  # tau is 0 whatever the link
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (DIGITS, ":1: '100000000000000' is not a whole number"),
+        ("9" * 5000, ":1: '999999999999999' is not a whole number"),
+        ("1\n604800001\n", "longer than a week"),
+        ("1\nnan\n", ":2: 'nan' is not a whole number"),
+        ("1\ninf\n", ":2: 'inf' is not a whole number"),
+        ("1\n\n2\n", ":2: '' is not a whole number"),
+        ("1\x002\n", ":1: .* is not a whole number"),
+    ],
+)
+def test_a_trace_that_is_none_is_refused_by_file_and_line(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "mine.trace"
+    path.write_text(content)
+    with pytest.raises(BadConfig, match=rf"mine\.trace.*{says}"):
+        load(path)
+
+
+def test_a_trace_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="not a readable trace file"):
+        load(tmp_path)
+    with pytest.raises(BadConfig, match="not a readable trace file"):
+        resolve("/proc/self/mem")  # is there, and cannot be read
+    for name in (str(tmp_path), "a" * 5000, "a\0b", ""):
+        with pytest.raises(BadConfig, match="no such file, and not one of the bundled traces"):
+            resolve(name)
+    with pytest.raises(BadConfig, match="longer than a week"):
+        Trace("t", (1, 10**400))
