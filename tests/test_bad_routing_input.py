@@ -2,7 +2,7 @@
 
 Each is refused with one sentence that names the field and the fix, or answered with a stated conservative default. What
 a bad log or setting does is in ``..._logs`` and ``..._settings``. Covered elsewhere: wrong keys and types of a policy
-file (``test_policy_file``), states outside the range fitted on (``test_funcdyn``, ``test_policynet``: clamped and named),
+file (``test_policy_file``), states outside the range fitted on (``test_funcdyn``, ``test_policynet``: clamped, named),
 hours with none or two prices and clocks that change (``test_tariff``), figures in link reports (``test_telemetry``).
 """
 
