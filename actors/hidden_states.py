@@ -26,8 +26,8 @@ class HiddenStates:
 
     Cost decides what is computed. The prompt is rendered without its tools and cut to its last ``WINDOW`` tokens, and
     only the lowest layers run, rounded up: on the bundled tasks a head on a quarter of them ranks drafts as well as
-    one on half of them (AUROC 0.94 for both, over two folds), in 60% of the time. float32 because bfloat16 is slower
-    on CPUs at this size.
+    one on half of them (AUROC 0.94 for both, over two folds), and the forward pass takes 60% of the time. float32
+    because bfloat16 is slower on CPUs at this size.
 
     Raises:
         EngineError: the model or its tokenizer cannot be loaded, or it is no stack of layers.
