@@ -41,6 +41,7 @@ FULL_INSTALL = (
 class PolicyKind(StrEnum):
     """What ``train policy`` can fit."""
 
+    OPTIMAL = "optimal"
     FUNCDYN = "funcdyn"
     POLICYNET = "policynet"
 

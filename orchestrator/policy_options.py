@@ -42,8 +42,9 @@ class PolicyOptions(Options):
     fixed is one value."""
 
     file: Path | None = None
-    """For kind funcdyn and policynet: what ``netgpt train policy`` wrote; decides for the weights it was fitted on. A
-    version that a training round publishes brings its own."""
+    """What ``netgpt train policy`` wrote; decides for the weights it was fitted on. funcdyn and policynet need one, and
+    a version that a training round publishes brings its own; for optimal it says what the cloud really adds at each
+    score, and weights that it was not fitted on do without."""
 
     value: float = Field(default=0.5, ge=0, le=1)
     """For kind fixed: the threshold on P(draft correct)."""

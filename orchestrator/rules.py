@@ -50,8 +50,9 @@ class PolicyBuilder:
 
     def __init__(self, config: Config, weights: Weights) -> None:
         self._options = config.policy
+        self._wanted = config.policy.kind in FITTED or config.policy.file is not None
         self.live(weights)
-        if self.kind != self._options.kind and not has_parent(weights.path):
+        if self._wanted and self._fitted is None and not has_parent(weights.path):
             self._configured(weights.version)
 
     @property
@@ -62,7 +63,7 @@ class PolicyBuilder:
     def live(self, weights: Weights) -> None:
         """Decide for other weights from now on; reads two small files at most."""
         self.reason, self._fitted = "as configured", None
-        if self._options.kind in FITTED:
+        if self._wanted:
             self.reason, self._fitted = self._own(weights) or self._in_file(weights) or (NOTHING_FITTED, None)
             logger.info("%s is decided on by %s: %s", weights.version, self.kind, self.reason)
 

@@ -2,9 +2,10 @@
 
 The log's labelled requests become ``Outcomes`` (a draft is right when it says what the cloud said; the cloud itself is
 right with the objective's ``cloud_accuracy``; a label stands for 1 / propensity requests, capped). What they would have
-earned follows for any link and any prices, so the fit covers a wide design of states besides the log's own. ``soft``
-fits by gradient; ``ppo`` goes on from there with RLlib where decisions are coupled by a budget and a queue. The
-table compares on requests, and for PPO on link traces, that were held out.
+earned follows for any link and any prices, so the fit covers a wide design of states besides the log's own. Kind
+``optimal`` only measures what the cloud adds at each score; of the others ``soft`` fits by gradient, and ``ppo`` goes
+on from there with RLlib where decisions are coupled by a budget and a queue. The table compares on requests, and for
+PPO on link traces, that were held out.
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ from orchestrator.config import Config
 from orchestrator.replay.reading import read
 from policies.errors import BadConfig, LogError
 from policies.funcdyn import ANY_WORK, FuncDyn, values
-from policies.outcomes import Outcomes, kappas, utility
+from policies.gain import GainCurve
+from policies.outcomes import Outcomes, kappas
 from policies.policy_file import save
 from policies.policynet import PolicyNet
 from policies.score import FloatArray
-from policies.soft_gate import best_thresholds, earned, fit_funcdyn, fit_policynet
+from policies.soft_gate import best_thresholds, check_enough, earned, fit_funcdyn, fit_policynet
+from policies.threshold import OptimalThreshold
 from policies.types import LinkState, Prices, RoutingState
 
 if TYPE_CHECKING:
     from policies.routing_env import Coupling, Scenario
 
 T = TypeVar("T")
+Policy = FuncDyn | PolicyNet | OptimalThreshold
 
 HELD_OUT = 0.3
 WEIGHT_CAP = 20.0  # the weight of an audit at the default rate; more on one record only adds noise
@@ -60,7 +64,7 @@ class Source:
 class Trained:
     """The policy in the file, and the rows of the tables: utility in V per request by rule."""
 
-    policy: FuncDyn | PolicyNet
+    policy: Policy
     figures: dict[str, float]
     coupled: dict[str, float]
 
@@ -71,7 +75,7 @@ def train_policy(
     out: Path,
     *,
     method: Literal["soft", "ppo"] = "soft",
-    kind: Literal["funcdyn", "policynet"] = "policynet",
+    kind: Literal["optimal", "funcdyn", "policynet"] = "policynet",
     iterations: int = 60,
     seed: int = 0,
     console: Console | None = None,
@@ -93,12 +97,7 @@ def train_policy(
     given = from_log(source, config.policy.objective.cloud_accuracy) if isinstance(source, Path) else source
     train, held = _split(given.outcomes, seed)
     states = [*design(_prices(config), DESIGN_STATES, seed), *spread(given.states, LOG_STATES)]
-    options = config.policy
-    policy: FuncDyn | PolicyNet
-    if kind == "funcdyn":
-        policy = fit_funcdyn(train, states, options.speed, options.objective, floor=options.floor)
-    else:
-        policy = fit_policynet(train, states, options.speed, options.objective, floor=options.floor, seed=seed)
+    policy = _fit(kind, train, states, config, seed)
     coupled: dict[str, float] = {}
     if method == "ppo":
         assert isinstance(policy, PolicyNet)
@@ -112,6 +111,18 @@ def train_policy(
         if coupled:
             console.print(_table("held-out traces with a budget and a queue", coupled))
     return Trained(policy, figures, coupled)
+
+
+def _fit(kind: str, train: Outcomes, states: Sequence[RoutingState], config: Config, seed: int) -> Policy:
+    options = config.policy
+    if kind == "optimal":
+        drafts = train.part((train.score > 0) & (train.weights > 0))
+        check_enough(drafts)
+        return OptimalThreshold(options.objective, options.speed, options.floor, GainCurve.fit(drafts))
+    given = (train, states, options.speed, options.objective)
+    if kind == "funcdyn":
+        return fit_funcdyn(*given, floor=options.floor)
+    return fit_policynet(*given, floor=options.floor, seed=seed)
 
 
 def from_log(root: Path, cloud_accuracy: float) -> Source:
@@ -202,7 +213,7 @@ def _ppo(
     from cluster import session  # noqa: PLC0415
     from cluster.train_policy import train_ppo  # noqa: PLC0415
     from policies.routing_env import play  # noqa: PLC0415
-    from policies.threshold import FixedThreshold, OptimalThreshold  # noqa: PLC0415
+    from policies.threshold import FixedThreshold  # noqa: PLC0415
 
     train, held = outcomes
     objective, speed = config.policy.objective, config.policy.speed
@@ -228,7 +239,7 @@ def _ppo(
 
 
 def _compare(
-    policy: FuncDyn | PolicyNet, outcomes: tuple[Outcomes, Outcomes], states: Sequence[RoutingState], config: Config
+    policy: Policy, outcomes: tuple[Outcomes, Outcomes], states: Sequence[RoutingState], config: Config
 ) -> dict[str, float]:
     """Utility in V per request on the held-out requests, each in every state; the best fixed is found on the others."""
     train, held = outcomes
@@ -236,16 +247,20 @@ def _compare(
     learnt = kappas(train, states, options.speed, options.objective).mean(axis=0, keepdims=True)
     price = kappas(held, states, options.speed, options.objective)
     fixed = float(best_thresholds(train, learnt, value)[0])
-    closed = np.clip(options.objective.cloud_accuracy - price / value, options.floor, 1.0)
-    kept = (held.score >= closed) & (held.score > 0)
 
     def mean(taus: FloatArray) -> float:
         return float(earned(held, price, taus, value).mean()) / value
 
+    ours = (
+        policy.taus(price)
+        if isinstance(policy, OptimalThreshold)
+        else np.array([policy.threshold(state, ANY_WORK) for state in states])
+    )
+
     return {
         f"best fixed ({fixed:.2f})": mean(np.full(len(states), fixed)),
-        "closed form": float(utility(held, kept, price, value).mean()) / value,
-        type(policy).__name__: mean(np.array([policy.threshold(state, ANY_WORK) for state in states])),
+        "closed form": mean(OptimalThreshold(options.objective, options.speed, options.floor).taus(price)),
+        type(policy).__name__: mean(ours),
         "per-state oracle": mean(best_thresholds(held, price, value)),
     }
 

@@ -160,9 +160,10 @@ class ByState(ABC):
 
 @dataclass(frozen=True, slots=True)
 class FuncDyn(ByState):
-    """tau = tau_min + (tau_max - tau_min) * sigmoid(bias + weights . inputs), weights >= 0, never below ``floor``.
+    """tau = clip(bias + weights . inputs, tau_min, tau_max), weights >= 0, never below ``floor``.
 
-    ``weights`` has shape [len(INPUTS)]. A link that is down gives ``floor``.
+    ``weights`` has shape [len(INPUTS)]. A link that is down gives ``floor``. A clipped line and no sigmoid: so is the
+    optimal threshold over the price of the cloud, and a sigmoid that is steep enough for its slope never reaches 0.
 
     Raises:
         ValueError: a weight is negative or not finite, or tau_min <= tau_max does not hold within [0, 1].
@@ -195,7 +196,7 @@ class FuncDyn(ByState):
         u = self.bias
         for weight, x in zip(self.weights, self.inputs.encode(state), strict=True):
             u += weight * x
-        return max(self.floor, self.tau_min + (self.tau_max - self.tau_min) * sigmoid(u))
+        return max(self.floor, min(max(u, self.tau_min), self.tau_max))
 
 
 def sigmoid(u: float) -> float:

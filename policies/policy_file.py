@@ -38,7 +38,7 @@ _PARTS: dict[str, Callable[..., Any]] = {
     "inputs": StateInputs,
     "objective": Objective,
     "speed": CloudSpeed,
-    "gain": GainCurve,
+    "curve": GainCurve,
 }
 
 

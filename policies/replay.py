@@ -326,8 +326,7 @@ def _optimal(policy: OptimalThreshold, priced: Priced) -> FloatArray:
     log, objective = priced.log, policy.objective
     known = (policy.speed, objective.second_usd) == (priced.speed, priced.objective.second_usd)
     kappa = priced.kappa_usd if known else _dot(unit_prices(log.states, policy.speed, objective), log)
-    tau = np.clip(objective.cloud_accuracy - kappa / objective.value_usd, policy.floor, 1.0)
-    return np.where(log.up, tau, policy.floor)
+    return np.where(log.up, policy.taus(kappa), policy.floor)
 
 
 def _dot(units: FloatArray, log: Logged) -> FloatArray:

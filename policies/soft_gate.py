@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HOT, COLD = 0.1, 0.01  # a tenth smooths over every gap between scores; a hundredth is finer than calibration is
-WARM_STEPS, STEPS = 200, 400  # first towards each state's own best threshold: annealing alone can end at tau = 0
+WARM_STEPS, STEPS = 500, 500  # first towards each state's own best threshold: annealing alone can end at tau = 0
 CHECK_STEPS = 20
+LEAK = 0.01
 GROUPS = 512  # scores within a group differ by about 0.002, a fifth of the coldest temperature
 WIDTH = 32
 MIN_REQUESTS = 50  # below it the best threshold of a sample says nothing about the next one
@@ -54,7 +55,8 @@ def fit_funcdyn(
     from torch.nn.functional import softplus  # noqa: PLC0415
 
     data = _Data(outcomes, states, speed, objective)
-    raw = {"weights": torch.zeros(len(INPUTS)), "bias": torch.zeros(()), "ends": torch.tensor([-3.0, 3.0])}
+    weights = torch.full((len(INPUTS),), -2.0)  # softplus makes 0.13 of it: together the inputs span about [0, 1]
+    raw = {"weights": weights, "bias": torch.zeros(()), "ends": torch.tensor([-3.0, 3.0])}
 
     def ends() -> tuple[Tensor, Tensor]:
         least, share = raw["ends"].sigmoid()
@@ -62,13 +64,15 @@ def fit_funcdyn(
 
     def tau(x: Tensor) -> Tensor:
         least, most = ends()
-        return least + (most - least) * (x @ softplus(raw["weights"]) + raw["bias"]).sigmoid()
+        line = x @ softplus(raw["weights"]) + raw["bias"]
+        clipped = line.clamp(least, most)
+        return clipped + LEAK * (line - clipped)  # a state beyond an end still pulls
 
-    _ascend(data, raw, tau, 0.1)
+    _ascend(data, raw, tau, 0.03)
     with torch.no_grad():
         least, most = (float(end) for end in ends())
-        weights = tuple(softplus(raw["weights"]).double().tolist())
-    return FuncDyn(data.inputs, weights, float(raw["bias"]), least, max(least, min(most, 1.0)), floor)
+        slopes = tuple(softplus(raw["weights"]).double().tolist())
+    return FuncDyn(data.inputs, slopes, float(raw["bias"]), least, max(least, min(most, 1.0)), floor)
 
 
 def fit_policynet(
@@ -146,8 +150,8 @@ def best_thresholds(outcomes: Outcomes, kappa: FloatArray, value_usd: float) -> 
 
 
 def earned(outcomes: Outcomes, kappa: FloatArray, taus: FloatArray, value_usd: float) -> FloatArray:
-    """Mean utility in dollars of one threshold per row of ``kappa`` [states, n]: shapes [states] -> [states]."""
-    kept = (outcomes.score >= np.reshape(taus, (-1, 1))) & (outcomes.score > 0)
+    """Mean utility in dollars in each row of ``kappa`` [states, n]; ``taus`` is [states], or [states, n]."""
+    kept = (outcomes.score >= np.reshape(taus, (len(kappa), -1))) & (outcomes.score > 0)
     return utility(outcomes, kept, kappa, value_usd)
 
 
@@ -169,7 +173,8 @@ class _Data:
     ) -> None:
         states = [state for state in states if state.link.up]
         drafts = outcomes.part((outcomes.weights > 0) & (outcomes.score > 0))
-        _check(drafts, states, objective)
+        check_enough(drafts)
+        _check(states, objective)
         drafts = drafts.part(np.argsort(drafts.score, kind="stable"))
         self.inputs = StateInputs.of(states, typical_work(drafts))
         self.x = np.array([self.inputs.encode(state) for state in states])
@@ -193,10 +198,20 @@ def _lost_at_the_edge(drafts: Outcomes) -> FloatArray:
     return np.asarray(isotonic_regression(lost, weights=drafts.weights, increasing=False).x, dtype=np.float64)
 
 
-def _check(drafts: Outcomes, states: Sequence[RoutingState], objective: Objective) -> None:
+def _check(states: Sequence[RoutingState], objective: Objective) -> None:
     nonnegative(value_usd=objective.value_usd)
     if objective.value_usd == 0:
         raise ValueError("value_usd must be > 0: an answer worth nothing has no best route")
+    if not states:
+        raise BadConfig("no state has its link up. Fix: give states in which the cloud can be reached")
+
+
+def check_enough(drafts: Outcomes) -> None:
+    """Refuse valid drafts that are too few, or all alike.
+
+    Raises:
+        BadConfig: says how many there are, and what to do.
+    """
     if len(drafts) < MIN_REQUESTS:
         raise BadConfig(
             f"a threshold is fitted on at least {MIN_REQUESTS} valid drafts with both answers, got {len(drafts)}. "
@@ -207,8 +222,6 @@ def _check(drafts: Outcomes, states: Sequence[RoutingState], objective: Objectiv
             f"all {len(drafts)} drafts have edge_right = {drafts.edge_right[0]:g}: nothing tells good scores from bad. "
             "Fix: use a longer log, or keep policy.kind: optimal"
         )
-    if not states:
-        raise BadConfig("no state has its link up. Fix: give states in which the cloud can be reached")
 
 
 def _ascend(data: _Data, raw: dict[str, Tensor], tau: Callable[[Tensor], Tensor], rate: float) -> None:

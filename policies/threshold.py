@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+import numpy as np
 
 from policies.checks import nonnegative, probability
 from policies.cost import kappa
 from policies.errors import BadConfig
 from policies.funcdyn import FuncDyn
+from policies.gain import GainCurve
 from policies.policynet import PolicyNet
+from policies.score import FloatArray
 from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
+
+Fitted = TypeVar("Fitted", FuncDyn, PolicyNet, "OptimalThreshold")
 
 
 class ThresholdPolicy(Protocol):
@@ -44,15 +50,17 @@ class FixedThreshold:
 
 @dataclass(frozen=True, slots=True)
 class OptimalThreshold:
-    """tau* = clip(m_c - (C_c + lambda * L_c) / V, floor, 1).
+    """tau* = clip(m_c - (C_c + lambda * L_c) / V, floor, 1); with a ``curve``, where that meets the price.
 
     Rises with bandwidth, falls with RTT and every price. ``floor`` is what is still asked of a draft when the
-    cloud is not worth its price or the link is down; 0 asks nothing but validity.
+    cloud is not worth its price or the link is down; 0 asks nothing but validity. ``curve`` was fitted on requests with
+    both answers and takes the place of the line m_c - s, which holds when the cloud is right whatever the score.
     """
 
     objective: Objective
     speed: CloudSpeed
     floor: float = 0.0
+    curve: GainCurve | None = None
 
     def __post_init__(self) -> None:
         nonnegative(value_usd=self.objective.value_usd, second_usd=self.objective.second_usd)
@@ -64,16 +72,22 @@ class OptimalThreshold:
         """tau* in [floor, 1]; the floor itself while the link is down."""
         if not state.link.up:
             return self.floor
-        price = kappa(work, state, self.speed, self.objective)
-        tau = self.objective.cloud_accuracy - price / self.objective.value_usd
+        price = kappa(work, state, self.speed, self.objective) / self.objective.value_usd
+        tau = self.curve.tau(price) if self.curve else self.objective.cloud_accuracy - price
         return min(max(tau, self.floor), 1.0)
+
+    def taus(self, kappa_usd: FloatArray) -> FloatArray:
+        """``threshold`` for many prices while the link is up, any shape."""
+        price = kappa_usd / self.objective.value_usd
+        tau = self.curve.taus(price) if self.curve else self.objective.cloud_accuracy - price
+        return np.asarray(np.clip(tau, self.floor, 1.0), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdInputs:
     """Everything a threshold may be built from; each kind takes what it needs.
 
-    ``fitted`` is what ``policy_file.load_policy`` read, for the kinds that are fitted on data.
+    ``fitted`` is what ``policy_file.load_policy`` read, for the kinds that are fitted on data; optimal needs none.
     """
 
     objective: Objective
@@ -85,7 +99,7 @@ class ThresholdInputs:
 
 THRESHOLDS: dict[str, Callable[[ThresholdInputs], ThresholdPolicy]] = {
     "fixed": lambda given: FixedThreshold(given.fixed),
-    "optimal": lambda given: OptimalThreshold(given.objective, given.speed, given.floor),
+    "optimal": lambda given: OptimalThreshold(given.objective, given.speed, given.floor, _curve(given)),
     "funcdyn": lambda given: _fitted("funcdyn", FuncDyn, given),
     "policynet": lambda given: _fitted("policynet", PolicyNet, given),
 }
@@ -103,7 +117,12 @@ def build_threshold(kind: str, given: ThresholdInputs) -> ThresholdPolicy:
     return THRESHOLDS[kind](given)
 
 
-def _fitted(kind: str, cls: type[FuncDyn] | type[PolicyNet], given: ThresholdInputs) -> ThresholdPolicy:
+def _curve(given: ThresholdInputs) -> GainCurve | None:
+    """The measured gain of a fitted closed form; worth and prices are those of now."""
+    return None if given.fitted is None else _fitted("optimal", OptimalThreshold, given).curve
+
+
+def _fitted(kind: str, cls: type[Fitted], given: ThresholdInputs) -> Fitted:
     if not isinstance(given.fitted, cls):
         found = "none" if given.fitted is None else f"a {type(given.fitted).__name__}"
         raise BadConfig(

@@ -77,7 +77,7 @@ def test_every_setting_is_documented() -> None:
         ("link: {initial: {up: -1}}", ["link.initial.up: a rate of -1", "outage: true"]),
         ("link: {initial: {down: []}}", ["line 1: link.initial.down: [] cannot be used"]),
         ("policy: {kind: policynet}", ["policy.file: missing", "netgpt train policy"]),
-        ("policy: {file: p.json}", ["policy.file: of no use to kind optimal", "Fix"]),
+        ("policy: {kind: fixed, file: p.json}", ["policy.file: of no use to kind fixed", "Fix"]),
         ("policy: {kind: policynet, file: nowhere.json}", ["policy.file: nowhere.json does not exist", "Fix"]),
         ("policy: {risk: 0}", ["policy.risk: 0", "Fix"]),
         ("policy: {budget: {offload_rate: 30}}", ["policy.budget.offload_rate: 30", "Fix"]),

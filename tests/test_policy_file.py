@@ -13,12 +13,14 @@ from test_funcdyn import POLICY, SOME, WORK
 from test_policynet import NET
 
 from policies.errors import BadConfig
+from policies.gain import GainCurve
 from policies.policy_file import dumps, load_policy, save
 from policies.threshold import FixedThreshold, OptimalThreshold, ThresholdInputs, ThresholdPolicy, build_threshold
 from policies.types import CloudSpeed, Objective
 
 OPTIMAL = OptimalThreshold(Objective(0.02, 0.002, 0.97), CloudSpeed(), 0.1)
-POLICIES: list[ThresholdPolicy] = [FixedThreshold(0.3), OPTIMAL, POLICY, NET]
+MEASURED = OptimalThreshold(Objective(0.02, 0.002, 0.97), CloudSpeed(), curve=GainCurve((0.1, 0.7), (0.8, 0.2)))
+POLICIES: list[ThresholdPolicy] = [FixedThreshold(0.3), OPTIMAL, MEASURED, POLICY, NET]
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_a_missing_parameter_is_named(key: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("format",), 2, "format: this program reads 1, got 2"),
+        (("format",), 1, "format: this program reads 2, got 1"),
         (("kind",), "magic", "kind: must be one of fixed, optimal, funcdyn, policynet, got 'magic'"),
         (("kind",), [], "kind: must be one of"),
         (("kind",), "fixed", r"parameters\.value: this key is missing"),

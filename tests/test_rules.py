@@ -16,6 +16,7 @@ from cluster.services import RouterService
 from orchestrator.config import default_config
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, node_options
 from policies.errors import BadConfig
+from policies.gain import GainCurve
 from policies.policy_file import save
 from policies.tariff import Period, Tariff
 from policies.threshold import FixedThreshold, OptimalThreshold
@@ -65,6 +66,18 @@ def test_a_fitted_policy_decides_for_its_own_weights_and_the_closed_form_for_oth
     rules.renew()
     assert rules.kind == "optimal"
     assert isinstance(rules.current()[1], OptimalThreshold)
+
+
+def test_a_measured_gain_moves_the_closed_form_of_its_own_weights_alone(tmp_path: Path) -> None:
+    path, options = tmp_path / "policy.json", default_config().policy
+    plain = OptimalThreshold(options.objective, options.speed)
+    save(path, replace(plain, curve=GainCurve((0.2, 0.5), (0.9, 0.01))), "edge-0001", {})
+    config = default_config(policy={"file": str(path)})
+    builder = PolicyBuilder(config, Weights("edge-0001", tmp_path))
+    snapshot, state = default_snapshot(config), RoutingState(GOOD, CHEAP)
+    measured = builder(snapshot).threshold(state, WORK)
+    builder.live(Weights("edge-0002", tmp_path))
+    assert measured < 0.8 < builder(snapshot).threshold(state, WORK) == plain.threshold(state, WORK)
 
 
 def test_a_policy_fitted_for_other_weights_is_refused_at_the_start(tmp_path: Path) -> None:

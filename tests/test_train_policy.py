@@ -67,13 +67,14 @@ def write(root: Path, logged: Sequence[OffloadRecord]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("kind", ["funcdyn", "policynet"])
+@pytest.mark.parametrize("kind", ["optimal", "funcdyn", "policynet"])
 def test_the_file_that_is_written_is_the_policy_and_earns_what_the_table_says(kind: str, tmp_path: Path) -> None:
     out, shown = tmp_path / "policy.json", io.StringIO()
     trained = train_policy(SOURCE, CONFIG, out, kind=kind, console=Console(file=shown, width=120))  # type: ignore[arg-type]
     assert load_policy(out, "edge-2") == trained.policy
     fixed, _, ours, oracle = trained.figures.values()
-    assert fixed < ours <= oracle
+    assert fixed < ours
+    assert ours <= oracle or kind == "optimal"  # which looks at the request, the oracle at the state alone
     assert "best fixed" in shown.getvalue() and f"{1e3 * ours:.1f}" in shown.getvalue()
     said = json.loads(out.read_text())["fitted"]
     assert said["requests"] == 1500 and said["objective"]["value_usd"] == OBJECTIVE.value_usd

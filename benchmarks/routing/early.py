@@ -29,36 +29,32 @@ from actors.site_rules import Scorers, SiteRules
 from actors.swap import Weights
 from benchmarks.figures import Figure, at_least
 from benchmarks.overhead import StillLink
+from benchmarks.routing.drafts import MAX_TOKENS, TOKEN_S, Drafts
 from benchmarks.routing.material import Material, grid
 from orchestrator.bundled.train import MODELS
 from orchestrator.config import default_config
 from orchestrator.rules import PolicyBuilder, default_snapshot
 from orchestrator.tasks.generator import Split, Task, tasks
-from policies.decide import Patience, worth_making
-from policies.early import ScoreBound
+from policies.gain import GainCurve
 from policies.outcomes import kappas
 from policies.score import FloatArray
+from policies.threshold import OptimalThreshold
 from policies.types import Route
 
-TOKEN_S = 0.004  # what a token of a draft takes on two cores
-MAX_TOKENS = 160
 AT_ONCE, WARM_UP, CLOUD_S = 8, 16, 0.3
-STATES = 20  # of the grid, evenly: a replay follows every token
 
 
 def replayed(given: Material) -> list[Figure]:
     """Draft time and utility with all three decisions, against deciding after alone."""
-    scorer = first_scorer(MODELS / "edge")
-    states = grid(given.prices)[:: len(grid(given.prices)) // STATES]
+    states = grid(given.prices)
     kappa = kappas(given.held, states, given.speed, given.objective)
-    gains = _forecasts(given, scorer)
-    plain, early = (_play(given, kappa, gains, scorer.bound, on) for on in (False, True))
-    value = given.objective.value_usd
+    drafts = Drafts.of(given.rows, first_scorer(MODELS / "edge"))
+    policy = OptimalThreshold(given.objective, given.speed, curve=GainCurve.fit(given.fit))
+    plain, early = (np.mean([_play(given, row, policy, drafts, on) for row in kappa], axis=0) for on in (False, True))
+    gain = 1e3 * (early[1] - plain[1]) / given.objective.value_usd
     return [
-        at_least("replay: draft time recovered", 1.0 - early[0] / plain[0], "share", 0.6),
-        at_least(
-            "replay: utility, three decisions - after only", 1e3 * (early[1] - plain[1]) / value, "V per 1,000", 0.0
-        ),
+        at_least("replay: draft time recovered", 1.0 - float(early[0] / plain[0]), "share", 0.6),
+        at_least("replay: utility, three decisions - after only", float(gain), "V per 1,000", 0.0),
     ]
 
 
@@ -81,40 +77,16 @@ def on_the_real_system(given: Material, count: int) -> list[Figure]:
     ]
 
 
-def _forecasts(given: Material, scorer: object) -> list:  # type: ignore[type-arg]
-    forecast = scorer.forecast  # type: ignore[attr-defined]
-    if forecast is None:
-        raise SystemExit("the bundled edge model has no forecast.json: run orchestrator.bundled.evaluate --calibrate")
-    return [(forecast, forecast.prompt.predict(row.question, row.offered)) for row in given.rows]
-
-
-def _play(given: Material, kappa: FloatArray, gains: list, bound: ScoreBound, early: bool) -> tuple[float, float]:  # type: ignore[type-arg]
-    """Seconds of drafts that ended in the cloud, and mean utility in dollars, per request."""
-    spent, earned, value = 0.0, 0.0, given.objective.value_usd
-    for prices in kappa:
-        for i, row in enumerate(given.rows):
-            tau = min(max(given.objective.cloud_accuracy - prices[i] / value, 0.0), 1.0)
-            tokens = _drafted(given, row.logprobs, gains[i], bound, tau) if early else len(row.logprobs)
-            whole = tokens == len(row.logprobs)
-            kept = whole and row.draft_valid and given.held.score[i] >= tau
-            seconds = tokens * TOKEN_S
-            spent += 0.0 if kept else seconds
-            earned += value * given.held.edge_right[i] if kept else value * given.held.cloud_right[i] - prices[i]
-            earned -= given.objective.second_usd * seconds
-    return spent / kappa.size, earned / kappa.size
-
-
-def _drafted(given: Material, logprobs: Sequence[float], gain: tuple, bound: ScoreBound, tau: float) -> int:  # type: ignore[type-arg]
-    """Tokens of the draft that are made."""
-    forecast, predicted = gain
-    if not worth_making(forecast.spread.gain(predicted, tau), _usual(given) * TOKEN_S, given.objective):
-        return 0
-    watch = Patience(bound, tau, MAX_TOKENS)
-    return next((n for n, logprob in enumerate(logprobs, 1) if watch(logprob)), len(logprobs))
-
-
-def _usual(given: Material) -> float:
-    return float(np.mean([len(row.logprobs) for row in given.rows[:200]]))
+def _play(
+    given: Material, kappa: FloatArray, policy: OptimalThreshold, drafts: Drafts, early: bool
+) -> tuple[float, float]:
+    """Seconds of drafts that ended in the cloud, and mean utility in dollars, per request; ``kappa`` [n]."""
+    held, objective, taus = given.held, given.objective, policy.taus(kappa)
+    begun = drafts.begun(taus, objective.value_usd, objective.second_usd) if early else np.full(len(taus), True)
+    seconds = TOKEN_S * (drafts.made(taus, begun) if early else drafts.length)
+    kept = begun & (held.score >= taus) & (held.score > 0)
+    value = objective.value_usd * np.where(kept, held.edge_right, held.cloud_right) - np.where(kept, 0.0, kappa)
+    return float((~kept * seconds).mean()), float((value - objective.second_usd * seconds).mean())
 
 
 class RightCloud:

@@ -47,7 +47,7 @@ class Material:
 
 def material(quick: bool, var: Path) -> Material:
     """The bundled models' answers (asked once, then kept under ``var``)."""
-    every = collect(Split.TEST, 800 if quick else 4000, var)
+    every = collect(Split.TEST, 800 if quick else 12_000, var)
     fit_rows, rows = every[: len(every) // 2], every[len(every) // 2 :]
     config = demo_config(var)
     fit = outcomes(fit_rows, scores(fit_rows))
