@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Self
@@ -60,7 +59,8 @@ class ScoreBound:
 
     def given(self, expected: float | None) -> ScoreBound:
         """The bound for drafts of a prompt with p(x) = ``expected``."""
-        bound = copy(self)
+        bound = ScoreBound.__new__(ScoreBound)
+        bound.__dict__.update(self.__dict__)  # a fifth of the time that copy() takes
         bound._constant += self._prompt * prompt_odds(expected)
         return bound
 

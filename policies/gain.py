@@ -9,7 +9,9 @@ keeping when kappa / V, the price of the cloud in units of V, is at least the ga
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from dataclasses import dataclass
+from operator import neg
 from typing import Self
 
 import numpy as np
@@ -29,7 +31,6 @@ class GainCurve:
 
     scores: tuple[float, ...]
     gains: tuple[float, ...]
-    _falling: tuple[FloatArray, FloatArray] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         s, g = np.array(self.scores, dtype=np.float64), np.array(self.gains, dtype=np.float64)
@@ -37,7 +38,6 @@ class GainCurve:
             raise ValueError(f"scores must rise within [0, 1] and be as many as gains, got {self.scores}")
         if not ((np.abs(g) <= 1).all() and (np.diff(g) < 0).all()):
             raise ValueError(f"gains must fall within [-1, 1], got {self.gains}")
-        object.__setattr__(self, "_falling", (g[::-1].copy(), s[::-1].copy()))
 
     @classmethod
     def fit(cls, drafts: Outcomes) -> Self:
@@ -61,10 +61,16 @@ class GainCurve:
 
     def tau(self, price: float) -> float:
         """The least score from which a draft is worth keeping when the cloud costs ``price``, in units of V."""
-        gains, scores = self._falling
-        return float(np.interp(price, gains, scores, left=1.0, right=0.0))
+        gains, scores = self.gains, self.scores
+        if price > gains[0] or price < gains[-1]:
+            return 0.0 if price > gains[0] else 1.0
+        below = bisect_left(gains, -price, key=neg)
+        if gains[below] == price:
+            return scores[below]
+        share = (gains[below - 1] - price) / (gains[below - 1] - gains[below])
+        return scores[below - 1] + share * (scores[below] - scores[below - 1])
 
     def taus(self, price: FloatArray) -> FloatArray:
         """``tau`` of many prices, any shape."""
-        gains, scores = self._falling
+        gains, scores = self.gains[::-1], self.scores[::-1]
         return np.asarray(np.interp(price, gains, scores, left=1.0, right=0.0), dtype=np.float64)

@@ -24,9 +24,10 @@ from orchestrator.bundled.train import MODELS
 from orchestrator.tasks.generator import Split, Task, tasks
 from policies.budget import Budgets
 from policies.calibration import auroc
-from policies.decide import decide
+from policies.decide import decide, worth_making
 from policies.early import ScoreBound
 from policies.soft_gate import typical_work
+from policies.threshold import ThresholdPolicy
 from policies.toolcalls import parse
 from policies.types import LinkState, RoutingState
 
@@ -37,20 +38,29 @@ TIMED, ROUNDS = 100, 10
 
 
 def decisions(given: Material) -> list[Figure]:
-    """Features, calibration, threshold, budget and the rule itself, for a typical draft."""
+    """For a typical request: once before its draft, from the prompt; once after it, from the draft.
+
+    Before: p(x), what a draft would gain, threshold, budget. After: features, calibration, threshold, budget, the rule.
+    """
     scorer = first_scorer(MODELS / "edge")
     row = given.rows[0]
     state, work = RoutingState(LinkState(60.0, 2e6, 8e6), given.prices), typical_work(given.held)
     limits = Limits(LimitOptions(budgets=Budgets(offload_rate=0.3)), given.objective, given.speed, rng=random.Random(0))
-    found = []
+    assert scorer.forecast is not None and scorer.forecast.spread is not None
+    spread, expected, found = scorer.forecast.spread, scorer.expected(row.question, row.offered), []
     for name, policy in fitted(given).items():
 
-        def one(policy: object = policy) -> None:
-            score = scorer.score(row.logprobs, True, scorer.expected(row.question, row.offered))
-            tau = limits.threshold(policy.threshold(state, work), state, work, given.objective)  # type: ignore[attr-defined]
-            decide(score, None, tau, True, 0.05)
+        def tau(policy: ThresholdPolicy = policy) -> float:
+            return limits.threshold(policy.threshold(state, work), state, work, given.objective)
 
-        found.append(at_most(f"one decision, {name}", _microseconds(one), "us", TARGET_US))
+        def before(tau: Callable[[], float] = tau) -> None:
+            worth_making(spread.gain(scorer.expected(row.question, row.offered) or 0.0, tau()), 0.1, given.objective)
+
+        def after(tau: Callable[[], float] = tau) -> None:
+            decide(scorer.score(row.logprobs, True, expected), None, tau(), True, 0.05)
+
+        found.append(at_most(f"one decision before a draft, {name}", _microseconds(before), "us", TARGET_US))
+        found.append(at_most(f"one decision after it, {name}", _microseconds(after), "us", TARGET_US))
     token = Figure("the bound, each token", _token(scorer.bound, row.logprobs), "us")
     return [*found, token, *preference(given)]
 
