@@ -1,7 +1,8 @@
 """What deciding before and during a draft saves of the draft time that ends in the cloud, and that it costs nothing.
 
 In replay over the grid, token by token, and on the real system: an edge node with the real engine under concurrent
-load. There the cloud is a stand-in that gives the right answer after a fixed time, so that only the edge is measured.
+load. There the cloud's answers are played back after a fixed time, right where the real cloud was right: two models on
+two cores would slow each other down, and the edge is what is measured.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from actors.offload_log import OffloadLog
 from actors.scorer import first_scorer
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import Weights
+from benchmarks.both_answers import SEED, Both
 from benchmarks.figures import Figure, at_least
 from benchmarks.overhead import StillLink
 from benchmarks.routing.drafts import MAX_TOKENS, TOKEN_S, Drafts
@@ -35,6 +37,7 @@ from orchestrator.bundled.train import MODELS
 from orchestrator.config import default_config
 from orchestrator.rules import PolicyBuilder, default_snapshot
 from orchestrator.tasks.generator import Split, Task, tasks
+from orchestrator.tasks.verify import is_correct
 from policies.gain import GainCurve
 from policies.outcomes import kappas
 from policies.score import FloatArray
@@ -42,6 +45,7 @@ from policies.threshold import OptimalThreshold
 from policies.types import Route
 
 AT_ONCE, WARM_UP, CLOUD_S = 8, 16, 0.3
+Asked = tuple[Task, Both]
 
 
 def replayed(given: Material) -> list[Figure]:
@@ -59,12 +63,14 @@ def replayed(given: Material) -> list[Figure]:
 
 
 def on_the_real_system(given: Material, count: int) -> list[Figure]:
-    """The same with the real engine: draft seconds of requests that ended in the cloud, right answers, latency."""
+    """The same with the real engine: draft seconds of requests that ended in the cloud, right answers, utility."""
     plain, early = asyncio.run(_both(given, count))
+    second, value = given.objective.second_usd, given.objective.value_usd
     spent = [sum(a.draft.seconds for a, _ in run if a.route is Route.CLOUD) for run in (plain, early)]
     right = [mean(ok for _, ok in run) for run in (plain, early)]
     waited = [mean(a.seconds for a, _ in run) for run in (plain, early)]
-    worth = [r - given.objective.second_usd * s / given.objective.value_usd for r, s in zip(right, waited, strict=True)]
+    paid = [mean(a.cost_usd for a, _ in run) for run in (plain, early)]
+    worth = [r - (p + second * s) / value for r, p, s in zip(right, paid, waited, strict=True)]
     return [
         at_least("real engine under load: draft time recovered", 1.0 - spent[1] / spent[0], "share", 0.6),
         Figure("real engine: success, after only", right[0], "share"),
@@ -73,7 +79,7 @@ def on_the_real_system(given: Material, count: int) -> list[Figure]:
         Figure("real engine: offloads, three decisions", mean(a.route is Route.CLOUD for a, _ in early), "share"),
         Figure("real engine: mean latency, after only", 1e3 * waited[0], "ms"),
         Figure("real engine: mean latency, three decisions", 1e3 * waited[1], "ms"),
-        Figure("real engine: success - priced seconds, gain", 1e3 * (worth[1] - worth[0]), "V per 1,000"),
+        at_least("real engine: utility, three decisions - after only", 1e3 * (worth[1] - worth[0]), "V per 1,000", 0.0),
     ]
 
 
@@ -89,17 +95,21 @@ def _play(
     return float((~kept * seconds).mean()), float((value - objective.second_usd * seconds).mean())
 
 
-class RightCloud:
-    """A cloud that answers rightly after ``CLOUD_S`` seconds; it knows the tasks by their words."""
+class PlayedBack:
+    """A cloud that answers after ``CLOUD_S`` seconds with as many tokens as the real one needed.
 
-    def __init__(self, batch: Sequence[Task]) -> None:
-        self._answers = {str(list(task.messages)): task.text for task in batch}
+    It always says what is right, which passes every gate; whether the real one was right is in its row.
+    """
+
+    def __init__(self, batch: Sequence[Asked]) -> None:
+        self._answers = {str(list(task.messages)): (task.text, row) for task, row in batch}
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:  # noqa: ARG002
         """See ``Engine``."""
         await asyncio.sleep(CLOUD_S)
-        text = self._answers[str(list(prompt.messages))]
-        return Generation((Completion(text, (), "stop", 40),), 600, "cloud", CLOUD_S, 3000, 900)
+        text, row = self._answers[str(list(prompt.messages))]
+        answer, work = Completion(text, (), "stop", row.cloud_tokens), row.work
+        return Generation((answer,), row.prompt_tokens, "cloud", CLOUD_S, work.up_bytes, work.down_bytes)
 
     async def load(self, path: Path, version: str) -> LoadReport:
         """Never asked for."""
@@ -112,7 +122,8 @@ class RightCloud:
 async def _both(given: Material, count: int) -> list[list[tuple[Answer, bool]]]:
     path = MODELS / "edge"
     engine = await build_engine("vllm", path, "edge-0000-00000000", LocalSettings())
-    batch = list(islice(tasks(41, Split.TEST), count))
+    drawn = zip(tasks(SEED, Split.TEST), [*given.fit_rows, *given.rows], strict=False)
+    batch = list(islice(drawn, len(given.fit_rows), len(given.fit_rows) + count))
     try:
         runs = []
         for on in (False, True):
@@ -124,7 +135,7 @@ async def _both(given: Material, count: int) -> list[list[tuple[Answer, bool]]]:
 
 
 async def _load(
-    given: Material, engine: Engine, path: Path, batch: Sequence[Task], early: bool, directory: Path
+    given: Material, engine: Engine, path: Path, batch: Sequence[Asked], early: bool, directory: Path
 ) -> list[tuple[Answer, bool]]:
     weights, log = Weights("edge-0000-00000000", path), OffloadLog(directory, "benchmark")
     config = default_config()
@@ -135,7 +146,7 @@ async def _load(
         engine=engine,
         weights=weights,
         scorers=Scorers(weights.version, first_scorer(path)),
-        cloud=RightCloud(batch),
+        cloud=PlayedBack(batch),
         rules=SiteRules(PolicyBuilder(config, weights), default_snapshot(config)),
         link=StillLink(),
         log=log,
@@ -144,12 +155,13 @@ async def _load(
     )
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(task: Task) -> tuple[Answer, bool]:
+    async def ask(asked: Asked) -> tuple[Answer, bool]:
+        task, row = asked
         async with room:
             answer = await node.answer(
                 ChatRequest(task.messages, task.tools, sampling=Sampling(max_tokens=MAX_TOKENS), request_id="r")
             )
-        return answer, answer.served.parsed.calls == task.answer
+        return answer, row.cloud_right if answer.route is Route.CLOUD else is_correct(task, answer.served.parsed.calls)
 
     try:
         return (await asyncio.gather(*map(ask, batch)))[WARM_UP:]
