@@ -27,7 +27,7 @@ from policies.types import CloudWork, Objective, ParsedText, Reason
 
 logger = logging.getLogger(__name__)
 
-BYTES_PER_TOKEN = 4  # only for a prompt the edge model could not read: a cautious guess of its length
+BYTES_PER_TOKEN = 4  # of plain text: a guess where no draft has told
 NOTHING = Completion("", (), "abandoned", 0)
 
 
@@ -85,6 +85,14 @@ class Drafter:
         tokens, prompt = self.pace.long_draft, round(self.pace.tokens_per_byte * len(request.payload))
         down = round(tokens * BYTES_PER_TOKEN) + down_overhead
         return CloudWork(len(request.payload) + up_overhead, down, prompt, round(tokens))
+
+    def work(self, request: ChatRequest, draft: Draft, up_overhead: int, down_overhead: int) -> CloudWork:
+        """What the cloud would have to do, as far as ``draft`` tells; one that was not made to its end, as usual."""
+        tokens, told = draft.completion.tokens, len(draft.completion.text.encode())
+        if not draft.whole:
+            tokens = max(tokens, round(self.pace.draft_tokens))
+            told = max(told, tokens * BYTES_PER_TOKEN)
+        return CloudWork(len(request.payload) + up_overhead, told + down_overhead, draft.prompt_tokens, tokens)
 
     async def propose(self, request: ChatRequest, outlook: Outlook | None) -> Draft:
         """A draft, as far as it is worth making; ``outlook`` None says that there is nothing to fall back on."""
@@ -157,7 +165,8 @@ class Drafter:
         return Patience(scorer.bound.given(expected), outlook.threshold, request.sampling.max_tokens)
 
     def _unfinished(self, request: ChatRequest, why: str, reason: Reason) -> Draft:
-        guess = len(request.payload) // BYTES_PER_TOKEN
+        per_byte = self.pace.tokens_per_byte if self.pace.known else 1 / BYTES_PER_TOKEN
+        guess = round(per_byte * len(request.payload))
         return Draft(NOTHING, ParsedText(""), why, 0.0, self._version(), guess, 0.0, reason)
 
     def _judged(

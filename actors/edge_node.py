@@ -162,7 +162,8 @@ class EdgeNode:
         began = self._clock()
         try:
             draft = await self._drafter.propose(request, self._outlook(request))
-            situation = self._situation(self.limits.cloud.expected(_work(request, draft)))
+            work = self._drafter.work(request, draft, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
+            situation = self._situation(self.limits.cloud.expected(work))
             decision = self._decide(request, draft, situation)
             answer = await self._settle(request, draft, situation, decision)
         except (asyncio.CancelledError, NetGPTError) as why:
@@ -333,13 +334,6 @@ class EdgeNode:
         except Exception:  # whatever a log does, the client has its answer
             self.counts.log_failures += 1
             logger.exception("request %s could not be logged", answer.request.request_id)
-
-
-def _work(request: ChatRequest, draft: Draft) -> CloudWork:
-    """What the cloud would have to do, as far as the draft tells."""
-    up = len(request.payload) + UP_OVERHEAD_BYTES
-    down = len(draft.completion.text.encode()) + DOWN_OVERHEAD_BYTES
-    return CloudWork(up, down, draft.prompt_tokens, draft.completion.tokens)
 
 
 def _unlimited(rules: SiteRules) -> Limits:

@@ -59,6 +59,15 @@ async def test_a_draft_that_would_hardly_be_kept_is_not_begun(forecast: Forecast
     assert (record.draft, record.propensity, record.draft_propensity, record.cloud) == ("", 1.0, 0.0, SOUTH)
 
 
+async def test_a_draft_that_was_not_begun_is_priced_like_the_usual_one(forecast: Forecast) -> None:
+    kit = await kit_with(forecast)
+    [easy, skipped] = [await kit.node.answer(ask()), await kit.node.answer(hard())]
+    assert skipped.reason is Reason.DRAFT_SKIPPED
+    usual, guessed = easy.situation.work, skipped.situation.work
+    assert guessed.output_tokens == usual.output_tokens > 0
+    assert guessed.input_tokens == pytest.approx(usual.input_tokens, rel=0.2)
+
+
 async def test_an_easy_prompt_is_drafted_as_ever(forecast: Forecast) -> None:
     kit = await kit_with(forecast)
     assert (await kit.node.answer(ask())).reason is Reason.SCORE_PASSED

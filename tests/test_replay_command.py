@@ -239,6 +239,21 @@ def test_a_prompt_is_cached_as_in_its_own_call_or_else_as_in_those_of_its_site(t
     assert found.measured[:3, 1:3].tolist() == [[400.0, 0.0], [300.0, 100.0], [200.0, 200.0]]
 
 
+def test_a_draft_that_was_not_begun_is_priced_by_what_the_call_took(tmp_path: Path) -> None:
+    given = [
+        replace(
+            record, reason=Reason.DRAFT_SKIPPED, draft="", draft_tokens=0, prompt_tokens=900, score=0.0,
+            cloud_input_tokens=150, cloud_output_tokens=30,
+        )
+        if record.reason is Reason.SCORE_BELOW else record
+        for record in records(100, links=LINKS)
+    ]  # fmt: skip
+    reading = read(write(tmp_path, given))
+    skipped = np.array([record.reason is Reason.DRAFT_SKIPPED for record in given])
+    assert skipped.any() and (reading.logged.amounts[skipped, 1:4] == [150, 0, 30]).all()
+    assert (reading.logged.amounts[~skipped, 1] == 200).all()
+
+
 def test_a_request_is_priced_with_the_queue_it_saw(tmp_path: Path) -> None:
     first, second = records(2, 9, LINKS[:1])
     given = [replace(one, cloud=one.draft, propensity=1.0) for one in (first, replace(second, queue_s=3.0))]

@@ -4,15 +4,16 @@ A draft is right when it says the same as the cloud's answer. Where the cloud wa
 label is taken as missing at random: every propensity is multiplied by the share of calls that were answered. What an
 offload would ask of the cloud is estimated from the draft for every request, as the edge node does when it decides:
 labelled and other requests are then priced alike. Of the prompt, the share is cached that was in the request's own
-call; without one, the mean share of its site's calls.
+call; without one, the mean share of its site's calls. Records that make no sense are left out and counted.
 The log holds no budget, so thresholds see none. One pass over segments and Parquet parts alike.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from os.path import isdir
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 
 from actors.edge_node import DOWN_OVERHEAD_BYTES, UP_OVERHEAD_BYTES
 from actors.offload_log import read_log
+from orchestrator.screening import numbers, said, screen
 from policies.errors import LogError
 from policies.fitting import BoolArray
 from policies.replay import IntArray, Logged
@@ -37,47 +39,62 @@ class Reading:
     """A log as arrays.
 
     ``bucket`` [n] indexes ``buckets``, the names of the link states. ``version`` is the edge model of the newest
-    record, whose scores a policy must be made for; ``versions`` counts how many there are. ``answered`` is the share
-    of calls to the cloud with a usable answer, ``billed_usd`` [n] what the log says they cost, ``measured`` [n, 6] what
-    they really took (``policies.cost.amounts``; the estimate where there was none).
+    record, whose scores a policy must be made for, ``newest`` [n] which records are its; ``versions`` counts how many
+    there are. ``answered`` is the share of calls to the cloud with a usable answer, ``billed_usd`` [n] what the log
+    says they cost, ``measured`` [n, 6] what they really took (``policies.cost.amounts``; the estimate where there was
+    none). ``left_out`` counts records that make no sense, by reason.
     """
 
     logged: Logged
     bucket: IntArray
     buckets: Sequence[str]
     version: str
+    newest: BoolArray
     versions: int
     answered: float
     billed_usd: FloatArray
     measured: FloatArray
+    left_out: Mapping[str, int]
 
 
 def read(root: Path) -> Reading:
     """Read the log under ``root``.
 
     Raises:
-        LogError: there is no such directory, no record or no label in it, or a number in it makes no sense.
+        LogError: there is no such directory, or no record that makes sense or no label in it.
     """
-    if not root.is_dir():
+    if not isdir(root):
         raise LogError(f"{root}: there is no such directory. Fix: give the log's, by default var/log")
-    table = read_log(root).combine_chunks()
+    table, left_out = screen(read_log(root).combine_chunks())
+    if not len(table) and left_out:
+        raise LogError(f"{root}: it holds nothing else. {said(left_out)} Fix: give another log")
     if not len(table):
         raise LogError(f"{root}: no record is in it. Fix: give the directory that holds site=NAME, or serve first")
-    try:
-        return _reading(root, table)
-    except ValueError as why:
-        raise LogError(f"{root}: a record makes no sense: {why}. Fix: remove the file that holds it") from why
+    return _reading(root, table.combine_chunks(), left_out)
 
 
-def _reading(root: Path, table: pa.Table) -> Reading:
+def amounts(table: pa.Table) -> FloatArray:
+    """``policies.cost.amounts`` of every record, as its draft tells them: [n, 6]."""
+    asked = _lengths(table["messages"]) + _lengths(table["tools"]) + UP_OVERHEAD_BYTES
+    told = _lengths(table["draft"]) + DOWN_OVERHEAD_BYTES
+    prompt, draft = numbers(table, "prompt_tokens"), numbers(table, "draft_tokens")
+    cached = np.rint(prompt * _hit_rate(table))
+    return np.stack([np.ones(len(table)), prompt - cached, cached, draft, asked, told], axis=1)
+
+
+def _reading(root: Path, table: pa.Table, left_out: Mapping[str, int]) -> Reading:
     answered = _answered(root, table)
-    propensity = _numbers(table["propensity"]) * answered
+    propensity = numbers(table, "propensity") * answered
     labelled = _mask(pc.is_valid(table["cloud"])) & (propensity > 0)
     states, state = _states(table)
     names, bucket = _buckets(states)
-    score = _numbers(table["score"])
+    score = numbers(table, "score")
     valid = _mask(pc.is_null(table["draft_error"])) & (score != 0)  # 0: invalid, or given up before it was whole
     versions = table["draft_version"].to_pylist()
+    amounts = _amounts(table)
+    measured = _measured(table, amounts)
+    cut = _mask(pc.is_in(table["reason"], pa.array([Reason.DRAFT_SKIPPED.value, Reason.DRAFT_ABANDONED.value])))
+    amounts = np.where(cut[:, None], measured, amounts)  # what was not made to its end tells little
     logged = Logged(
         score=score,
         valid=valid,
@@ -85,12 +102,12 @@ def _reading(root: Path, table: pa.Table) -> Reading:
         labelled=labelled,
         propensity=propensity,
         edge_right=_agreement(table, labelled & valid),
-        amounts=_amounts(table),
+        amounts=amounts,
         state=state,
         states=states,
     )
     newest = int(np.argmax(_numbers(table["time_us"])))
-    billed, measured = _numbers(table["cost_usd"]), _measured(table, logged.amounts)
+    billed = _numbers(table["cost_usd"])
     return Reading(logged, bucket[state], names, versions[newest], len(set(versions)), answered, billed, measured)
 
 
@@ -116,18 +133,9 @@ def _agreement(table: pa.Table, comparable: BoolArray) -> FloatArray:
     return right
 
 
-def _amounts(table: pa.Table) -> FloatArray:
-    """``policies.cost.amounts`` of every request, as a draft tells them."""
-    asked = _lengths(table["messages"]) + _lengths(table["tools"]) + UP_OVERHEAD_BYTES
-    told = _lengths(table["draft"]) + DOWN_OVERHEAD_BYTES
-    prompt, draft = _numbers(table["prompt_tokens"]), _numbers(table["draft_tokens"])
-    cached = np.rint(prompt * _hit_rate(table))
-    return np.stack([np.ones(len(table)), prompt - cached, cached, draft, asked, told], axis=1)
-
-
 def _hit_rate(table: pa.Table) -> FloatArray:
     """Share of each prompt that is in the provider's cache: in its own call, else in all calls of its site; [n]."""
-    cached, prompt = _numbers(table["cloud_cached_tokens"]), _numbers(table["cloud_input_tokens"])
+    cached, prompt = (numbers(table, f"cloud_{kind}_tokens") for kind in ("cached", "input"))
     site = table["site"].combine_chunks().dictionary_encode().indices.to_numpy()
     hits, sent = np.bincount(site, cached), np.bincount(site, prompt)
     mean = np.divide(hits, sent, out=np.zeros(len(sent)), where=sent > 0)
@@ -136,16 +144,15 @@ def _hit_rate(table: pa.Table) -> FloatArray:
 
 def _measured(table: pa.Table, estimate: FloatArray) -> FloatArray:
     names = ("cloud_input_tokens", "cloud_cached_tokens", "cloud_output_tokens", "up_bytes", "down_bytes")
-    prompt, cached, *others = (_numbers(table[name]) for name in names)
+    prompt, cached, *others = (numbers(table, name) for name in names)
     found = np.stack([np.zeros(len(table)), prompt - cached, cached, *others], axis=1)
     return np.where(found > 0, found, estimate)
 
 
 def _states(table: pa.Table) -> tuple[list[RoutingState], IntArray]:
     """The distinct states, and which one each request saw."""
-    columns = [_numbers(pc.struct_field(table["link"], field.name)) for field in fields(LinkState)]
-    columns += [_numbers(table["queue_s"])]
-    columns += [_numbers(pc.struct_field(table["prices"], field.name)) for field in fields(Prices)]
+    link, prices = (tuple(f"{owner}.{one.name}" for one in fields(cls)) for owner, cls in OWNERS)
+    columns = [numbers(table, name) for name in (*link, "queue_s", *prices)]
     rows, index = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
     states = [
         RoutingState(LinkState(rtt, up, down, jitter, loss, bool(alive)), Prices(*prices), queue_s)
@@ -183,11 +190,7 @@ def _either(table: pa.Table, route: str, reason: str) -> pa.Array:
 
 
 def _lengths(column: pa.ChunkedArray) -> FloatArray:
-    return _numbers(pc.binary_length(column))
-
-
-def _numbers(column: pa.ChunkedArray) -> FloatArray:
-    return np.asarray(column.to_numpy(), dtype=np.float64)
+    return np.asarray(pc.binary_length(column).to_numpy(), dtype=np.float64)
 
 
 def _mask(column: pa.ChunkedArray) -> BoolArray:
