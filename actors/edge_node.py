@@ -190,11 +190,16 @@ class EdgeNode:
         await asyncio.gather(*self._audits, return_exceptions=True)
 
     def gauges(self) -> dict[str, float]:
-        """Every figure of the site by name: requests, last decision, link, log and its lag, money."""
+        """Every figure of the site by name: requests, last decision, link, log and its lag, money.
+
+        ``inputs_clamped`` is how many figures of link, prices, queue and budget lie outside what the threshold was
+        fitted on; 0 for one that was not fitted.
+        """
         log = self._log.gauges()
         lag = log.get("log_seq", 0.0) - log.get("log_durable_seq", 0.0)
         own = {**self.counts.gauges(self.version), **self.limits.gauges()}
-        return {**own, **self._link.gauges(), **log, "log_lag": lag}
+        clamped = float(self.rules.clamped(self._state()))
+        return {**own, **self._link.gauges(), **log, "log_lag": lag, "inputs_clamped": clamped}
 
     def _outlook(self, request: ChatRequest) -> Outlook | None:
         """What a draft will have to compete with; None where the cloud could not be asked."""

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from actors.clamped import Clamped
 from actors.scorer import Scorer
 from policies.control import Held, Snapshot, in_force
 from policies.threshold import ThresholdPolicy
-from policies.types import CloudSpeed
+from policies.types import CloudSpeed, RoutingState
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class SiteRules:
         self._default_policy = build(default)
         self._held: tuple[Held, ThresholdPolicy] | None = None
         self._speed: CloudSpeed | None = None
+        self._clamped = Clamped()
 
     @property
     def kind(self) -> str:
@@ -88,6 +90,10 @@ class SiteRules:
             if in_force(held, self._default, self._clock()) is held.snapshot:
                 return held.snapshot, policy
         return self._default, self._default_policy
+
+    def clamped(self, state: RoutingState) -> int:
+        """How many figures of ``state`` lie outside what the policy was fitted on; see ``actors.clamped``."""
+        return self._clamped.count(self.current()[1], state)
 
     def _policy(self, snapshot: Snapshot) -> ThresholdPolicy:
         return self._build(replace(snapshot, speed=self._speed or snapshot.speed))

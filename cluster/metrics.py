@@ -1,8 +1,8 @@
 """The system's figures on Ray's metrics port (Prometheus) and so in its dashboard.
 
-``GaugeExporter`` publishes a service's flat gauges as they are, every few seconds: RTT, bandwidth, threshold, weight
-version, log lag. ``AnswerMetrics`` is told about every answer: requests by route and the distributions of score and
-latency. All names begin with ``netgpt_``; all carry the tags they were made with.
+``GaugeExporter`` publishes a service's flat gauges as they are, every few seconds: RTT, bandwidth, threshold, how many
+of its inputs are clamped, weight version, log lag. ``AnswerMetrics`` is told about every answer: requests by route and
+the distributions of score and latency. All names begin with ``netgpt_``; all carry the tags they were made with.
 """
 
 from __future__ import annotations

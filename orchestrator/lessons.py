@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.log_record import OffloadRecord
 from actors.training import Sample
+from orchestrator.screening import LEAST_PROPENSITY
 from policies.toolcalls import check, parse, render, same_answer, schema_error
 from policies.types import ParsedText
 
@@ -125,7 +126,7 @@ def _poison(case: Case, answer: ParsedText) -> str | None:
         return "answer too long"
     if answer.error:
         return "answer unparsable"
-    if record.propensity <= 0:
+    if not LEAST_PROPENSITY <= record.propensity <= 1.0:
         return "label without propensity"
     return "answer fails the tools" if check(answer, case.tools, case.required) else None
 

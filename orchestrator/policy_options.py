@@ -50,7 +50,7 @@ class PolicyOptions(Options):
     """For kind fixed: the threshold on P(draft correct)."""
 
     floor: float = Field(default=0.0, ge=0, le=1)
-    """For kind optimal: the threshold never falls below this."""
+    """Whatever the kind: the threshold never falls below this."""
 
     scorer: Literal["logprob", "preference", "ensemble"] = "logprob"
     """What scores a draft: its calibrated log-probabilities, or what ``netgpt train scorer`` has fitted: a reward

@@ -25,7 +25,7 @@ from actors.scorer import Proposal, Scorer
 from actors.scorers import Evidence, Labelled, fit_scorer, scorer_file
 from actors.training import Draft
 from orchestrator.config import Config
-from orchestrator.lessons import LABEL_WEIGHT_CAP, Case, held_out
+from orchestrator.lessons import Case, held_out
 from orchestrator.own_threshold import FITTED, THRESHOLD_FILE, scores_id
 from orchestrator.rules import next_scorer
 from orchestrator.train_policy import LOG_STATES, Source, spread, train_policy
@@ -82,7 +82,8 @@ def refit(
         What became of ``scorer`` and ``threshold``, in words; only what was asked for.
     """
     (directory / THRESHOLD_FILE).unlink(missing_ok=True)  # the base's own, where training copied it
-    known, share = [_known(row) for row in rows], config.learner.gate_share
+    known = [Known(row.case, row.candidate, row.right, row.weight) for row in rows]
+    share = config.learner.gate_share
     fits: dict[str, Callable[[], str]] = {}
     if config.policy.scorer != "logprob":
         fits["scorer"] = lambda: fit_for(config.policy.scorer, directory, known, share)
@@ -112,7 +113,7 @@ def fit_for(kind: str, directory: Path, known: Sequence[Known], share: float = 1
         known: of questions that lie in the first ``share`` of all by their hash.
 
     Raises:
-        BadConfig: there is too little to learn from.
+        BadConfig: there is too little to learn from, or all drafts are right or all wrong.
         StoreError, EngineError: the weights in ``directory`` cannot be read.
     """
     usable = [one for one in known if one.case.cloud and one.valid]
@@ -121,6 +122,7 @@ def fit_for(kind: str, directory: Path, known: Sequence[Known], share: float = 1
             f"{len(usable)} drafts of these weights have the cloud's answer, {MIN_LABELLED} are needed. "
             "Fix: serve on, or raise site.audit_rate"
         )
+    _check_mixed(usable)
     first, second = ([_labelled(one) for one in half] for half in _halves(usable, share))
     evidence = Evidence(directory, first, second)
     if kind == "ensemble" and not scorer_file(directory, "preference").exists():
@@ -162,12 +164,16 @@ def _fit(kind: str, evidence: Evidence) -> None:
 
 def _check(labelled: Sequence[Known]) -> None:
     """What is only believed of the others must not decide alone."""
-    right = sum(one.right for one in labelled)
     if len(labelled) < MIN_REQUESTS:
         raise BadConfig(
             f"a threshold is fitted on at least {MIN_REQUESTS} valid held-out drafts with the cloud's answer, got "
             f"{len(labelled)}. Fix: use a longer log, or raise site.audit_rate or learner.gate_share"
         )
+    _check_mixed(labelled)
+
+
+def _check_mixed(labelled: Sequence[Known]) -> None:
+    right = sum(one.right for one in labelled)
     if right in (0, len(labelled)):
         raise BadConfig(
             f"all {len(labelled)} labelled drafts are {'right' if right else 'wrong'}: nothing tells good scores from "
@@ -181,12 +187,6 @@ def _halves(known: Sequence[Known], share: float) -> tuple[list[Known], list[Kno
     halves = ([one for one, mine in zip(known, second, strict=True) if mine == side] for side in (False, True))
     learnt, judged = halves
     return learnt, judged
-
-
-def _known(row: Answered) -> Known:
-    labelled = row.case.cloud is not None
-    right = float(row.case.right(row.candidate.text)) if labelled else row.imputed_right
-    return Known(row.case, row.candidate, right, min(row.case.weight, LABEL_WEIGHT_CAP) if labelled else 1.0)
 
 
 def _labelled(one: Known) -> Labelled:

@@ -94,6 +94,8 @@ def limits(gauges: Mapping[str, float]) -> str:
         found.append(f"the threshold is at least {floor:.2f}")
     if (left := gauges.get("budget_left", 1.0)) < 1.0:
         found.append(f"{left:.0%} of the cap is left")
+    if clamped := gauges.get("inputs_clamped", 0.0):
+        found.append(f"{clamped:.0f} figures lie outside what the threshold was fitted on")
     return ", ".join(found) or "none in force"
 
 

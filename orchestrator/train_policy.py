@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -21,11 +21,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from actors.offload_log import read_log
 from orchestrator.config import Config
 from orchestrator.replay.reading import read
-from policies.errors import BadConfig, LogError
-from policies.funcdyn import ANY_WORK, FuncDyn, values
+from orchestrator.screening import said
+from policies.errors import BadConfig
+from policies.funcdyn import ANY_WORK, FuncDyn
 from policies.gain import GainCurve
 from policies.outcomes import Outcomes, kappas
 from policies.policy_file import save
@@ -53,11 +53,15 @@ BUDGET_SHARE = 0.3  # of all requests: less than an unconstrained threshold woul
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is trained on: requests, the states they were seen in, and the version that scored them."""
+    """What is trained on: requests, the states they were seen in, and the version that scored them.
+
+    ``left_out`` counts the records of the log that made no sense, by reason.
+    """
 
     outcomes: Outcomes
     states: Sequence[RoutingState]
     score_version: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,14 @@ def train_policy(
 
     Raises:
         BadConfig: the method does not fit the kind, there is too little to learn from, or ``out`` cannot be written.
-        LogError: the log cannot be read.
+        LogError: the log cannot be read, or nothing that makes sense is in it.
         EngineError: PPO diverged.
     """
     if method == "ppo" and kind != "policynet":
         raise BadConfig(f"method ppo trains kind policynet, got {kind}. Fix: use method soft, or kind policynet")
     given = from_log(source, config.policy.objective.cloud_accuracy) if isinstance(source, Path) else source
+    if console is not None and given.left_out:
+        console.print(said(given.left_out), markup=False, highlight=False)
     train, held = _split(given.outcomes, seed)
     states = [*design(_prices(config), DESIGN_STATES, seed), *spread(given.states, LOG_STATES)]
     policy = _fit(kind, train, states, config, seed)
@@ -129,22 +135,16 @@ def from_log(root: Path, cloud_accuracy: float) -> Source:
     """The labelled requests of the log's newest edge version; scores of another version mean something else.
 
     Raises:
-        LogError: the log cannot be read, holds no label, or a number in it makes no sense.
+        LogError: the log cannot be read, or holds no record that makes sense or no label.
     """
     reading = read(root)
     log = reading.logged
-    try:
-        for state in log.states:
-            values(state)
-    except ValueError as why:
-        raise LogError(f"{root}: a record makes no sense: {why}. Fix: remove the file that holds it") from why
-    newest = np.array(read_log(root)["draft_version"].to_pylist()) == reading.version
-    rows = log.labelled & newest
+    rows = log.labelled & reading.newest
     score = np.where(log.valid, log.score, 0.0)[rows]
     weights = np.minimum(1.0 / log.propensity[rows], WEIGHT_CAP)
     cloud = np.full(len(score), cloud_accuracy)
     outcomes = Outcomes(score, log.edge_right[rows], cloud, log.amounts[rows], weights)
-    return Source(outcomes, log.states, reading.version)
+    return Source(outcomes, log.states, reading.version, reading.left_out)
 
 
 def design(prices: Prices, count: int, seed: int) -> list[RoutingState]:
@@ -288,6 +288,7 @@ def _fitted(
     return {
         "method": method,
         "requests": len(given.outcomes),
+        "left_out": dict(given.left_out),
         "states": len(states),
         "objective": asdict(config.policy.objective),
         "speed": asdict(config.policy.speed),

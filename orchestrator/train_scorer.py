@@ -23,6 +23,7 @@ from orchestrator.config import Config
 from orchestrator.lessons import LABEL_WEIGHT_CAP, readable
 from orchestrator.own_threshold import FITTED, THRESHOLD_FILE
 from orchestrator.refit import Known, fit_for, fit_threshold, tried
+from orchestrator.screening import said, screen
 from policies.errors import BadConfig
 
 SCORER = "scorer"  # in a version's meta: it is its parent's weights with this scorer
@@ -32,14 +33,18 @@ def train_scorer(kind: str, config: Config, console: Console) -> ModelVersion:
     """Fit ``kind`` and publish it.
 
     Raises:
-        BadConfig: there is no version to fit it for, too little to learn from, or no such kind.
+        BadConfig: there is no version to fit it for, too little to learn from, all drafts agree with the cloud or
+            none does, or there is no such kind.
         LogError, StoreError: log or store cannot be read or written.
     """
     store = ModelStore(config.store_dir)
     parent = store.latest("edge")
     if parent is None:
         raise BadConfig(f"{config.store_dir}: it holds no edge version. Fix: run netgpt serve with this configuration")
-    records = from_table(read_log(config.log_dir))
+    table, left_out = screen(read_log(config.log_dir))
+    if left_out:
+        console.print(said(left_out), markup=False, highlight=False)
+    records = from_table(table)
     known = labelled(records, same_weights(store, parent))
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "version"
@@ -52,8 +57,8 @@ def train_scorer(kind: str, config: Config, console: Console) -> ModelVersion:
             refits["threshold"] = tried("threshold", lambda: fit_threshold(served, directory, known, records))
         meta = {SCORER: kind, "labelled": len(known), "refits": refits}
         version = store.publish(directory, "edge", parent.version, meta)
-    for name, said in refits.items():
-        console.print(f"{version.version}, {name}: {said}")
+    for name, outcome in refits.items():
+        console.print(f"{version.version}, {name}: {outcome}")
     console.print("Start netgpt serve anew")
     return version
 

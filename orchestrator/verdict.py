@@ -51,6 +51,16 @@ class Answered:
         """P(candidate right) that is assumed where there is no label; another answer gets half of what is left."""
         return self.belief if self.same else (1.0 - self.belief) / 2.0
 
+    @property
+    def right(self) -> float:
+        """P(candidate right): what the cloud says, or what is assumed without its word."""
+        return float(self.case.right(self.candidate.text)) if self.case.cloud else self.imputed_right
+
+    @property
+    def weight(self) -> float:
+        """How many requests it stands for; what is only assumed counts once."""
+        return min(self.case.weight, LABEL_WEIGHT_CAP) if self.case.cloud else 1.0
+
 
 def answered(cases: Sequence[Case], outcome: TrainingOutcome, parent: Scorer) -> list[Answered]:
     """Pair questions with answers; a question that fits neither model's context is left out."""
@@ -84,18 +94,10 @@ def scorer(rows: Sequence[Answered], parent: Scorer) -> Scorer:
 
 def _judged(row: Answered) -> JudgedDraft:
     asked, draft = ChatRequest(row.case.messages, row.case.tools), row.candidate
-    valid, weight = row.case.valid(draft.text), _weight(row.case)
-    return JudgedDraft(asked.question, len(asked.tools), draft.logprobs, valid, _target(row), weight)
+    valid = row.case.valid(draft.text)
+    return JudgedDraft(asked.question, len(asked.tools), draft.logprobs, valid, row.right, row.weight)
 
 
 def _belief(case: Case, draft: Draft, parent: Scorer) -> float:
     expected = parent.expected(ChatRequest(case.messages).question, len(case.tools))
     return parent.score(draft.logprobs, case.valid(draft.text), expected)
-
-
-def _target(row: Answered) -> float:
-    return float(row.case.right(row.candidate.text)) if row.case.cloud else row.imputed_right
-
-
-def _weight(case: Case) -> float:
-    return min(case.weight, LABEL_WEIGHT_CAP) if case.cloud else 1.0

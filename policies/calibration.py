@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 
 from policies.fitting import BoolArray, as_tuple, checked, sigmoid, standard
+from policies.json_fields import LARGEST, count, loads, number, numbers
 from policies.score import FEATURES, RISING, FloatArray
 
 EDGE = 1e-6  # scores stay inside (0, 1): a threshold of 1 is then cloud-only and 0 edge-only, exactly
@@ -37,8 +38,8 @@ class Calibrator:
 
     def __post_init__(self) -> None:
         numbers = np.array([*self.center, *self.scale, *self.weights, self.intercept])
-        if not np.isfinite(numbers).all() or min(self.scale, default=1.0) <= 0:
-            raise ValueError(f"a calibrator's numbers must be finite and its scales > 0, got {self}")
+        if not np.isfinite(numbers).all() or min(self.scale, default=1.0) < 1.0 / LARGEST:
+            raise ValueError(f"a calibrator's numbers must be finite and its scales >= {1.0 / LARGEST:g}, got {self}")
 
     @classmethod
     def fit(
@@ -95,12 +96,13 @@ class Calibrator:
             ValueError: not such a file, or fitted on other features.
         """
         try:
-            data = dict(json.loads(text))
-            fitted_on = tuple(data.pop("features"))
-            vectors = {key: tuple(map(float, data.pop(key))) for key in ("center", "scale", "weights")}
-            made = cls(**vectors, intercept=float(data.pop("intercept")), samples=int(data.pop("samples")))
-        except (ValueError, LookupError, TypeError) as why:
-            raise ValueError(f"not a calibrator: {why!r}") from why
+            data = loads(text)
+            fitted_on = tuple(data["features"])
+            vectors = {key: numbers(key, data[key]) for key in ("center", "scale", "weights")}
+            intercept, samples = number("intercept", data["intercept"]), count("samples", data["samples"])
+            made = cls(**vectors, intercept=intercept, samples=samples)
+        except (ValueError, TypeError) as why:
+            raise ValueError(f"not a calibrator: {why}") from why
         if fitted_on != tuple(names) or any(len(v) != len(names) for v in vectors.values()):
             raise ValueError(f"this calibrator was fitted on {fitted_on}, the program computes {tuple(names)}")
         return made

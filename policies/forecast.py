@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from policies.json_fields import count, loads, numbers
 from policies.prompt_score import PromptScore
 from policies.score import FloatArray
 
@@ -60,8 +61,8 @@ class ScoreSpread:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """From its fields as JSON gives them."""
-        rows = tuple(tuple(map(float, row)) for row in data["quantiles"])
-        return cls(tuple(map(float, data["edges"])), rows, int(data["samples"]))
+        rows = tuple(numbers(f"quantiles[{i}]", row) for i, row in enumerate(data["quantiles"]))
+        return cls(numbers("edges", data["edges"]), rows, count("samples", data["samples"]))
 
     def gain(self, predicted: float, threshold: float) -> float:
         """E[(s - tau)+ | p(x)], in [0, 1]: what a draft is expected to win over asking the cloud, in units of V."""
@@ -89,11 +90,11 @@ class Forecast:
             ValueError: not such a file, or fitted on other features.
         """
         try:
-            data = json.loads(text)
-            spread = data["spread"]
-            return cls(PromptScore.from_json(json.dumps(data["prompt"])), spread and ScoreSpread.from_dict(spread))
-        except (LookupError, TypeError, json.JSONDecodeError) as why:
-            raise ValueError(f"not a forecast: {why!r}") from why
+            data = loads(text)
+            spread = None if data["spread"] is None else ScoreSpread.from_dict(data["spread"])
+            return cls(PromptScore.from_json(json.dumps(data["prompt"])), spread)
+        except (ValueError, TypeError) as why:
+            raise ValueError(f"not a forecast: {why}") from why
 
 
 def cross_fitted(

@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import probability
+from policies.checks import MOST, probability
 from policies.cost import DEAD_BPS, GB, MTOK
 from policies.score import FloatArray
 from policies.types import CloudWork, Prices, RoutingState
@@ -41,10 +41,12 @@ ANY_WORK = CloudWork(0, 0, 0, 0)  # for thresholds that do not look at the reque
 
 B0_BPS = 1e5  # below it the transfer dominates a tool call's latency, well above it more bandwidth is worth little
 
+GREATEST = {name: 1.0 if name in SHARES else 1e15 if name in BANDWIDTHS else MOST for name in INPUTS}
+"""What no link, price list or queue exceeds: a figure beyond is a mistake, and nothing is fitted on it."""
+
 _DEAD = math.log1p(B0_BPS / DEAD_BPS)
 _read = attrgetter(*INPUTS)
 _LOGARITHMIC = tuple(INPUTS.index(name) for name in BANDWIDTHS)
-_MOST = tuple(1.0 if name in SHARES else sys.float_info.max for name in INPUTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class StateInputs:
         """Fit the range to ``states``; prices are scaled together, by what they make of the typical request ``work``.
 
         Raises:
-            ValueError: there is no state, or a metric is negative or not finite.
+            ValueError: there is no state, or ``values`` refuses one.
         """
         if not states:
             raise ValueError("states must hold at least one state")
@@ -114,23 +116,21 @@ class StateInputs:
         return x
 
     def outside(self, state: RoutingState) -> list[str]:
-        """The inputs whose value lies outside the range fitted on, and is clamped to it."""
-        ranges = zip(INPUTS, values(state), self.low, self.high, strict=True)
+        """The inputs whose value lies outside the range fitted on, and is clamped to it; a NaN always does."""
+        ranges = zip(INPUTS, _read(state), self.low, self.high, strict=True)
         return [name for name, value, low, high in ranges if not low <= value <= high]
 
 
 def values(state: RoutingState) -> tuple[float, ...]:
-    """The raw values of ``INPUTS``.
+    """The raw values of ``INPUTS``, which a threshold may be fitted on.
 
     Raises:
-        ValueError: one is negative or not finite, or a share above 1; names it.
+        ValueError: one does not lie between 0 and its ``GREATEST``; names it.
     """
     raw: tuple[float, ...] = _read(state)
-    for name, value, most in zip(INPUTS, raw, _MOST, strict=True):
-        if name in SHARES:
-            probability(**{name: value})
-        elif not 0.0 <= value <= most:
-            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+    for name, value in zip(INPUTS, raw, strict=True):
+        if not 0.0 <= value <= GREATEST[name]:
+            raise ValueError(f"{name} must lie in [0, {GREATEST[name]:g}], got {value!r}")
     return raw
 
 
@@ -214,11 +214,14 @@ def _bandwidth(bps: float) -> float:
 
 
 def _line(name: str, low: float, high: float, gain: float) -> tuple[float, ...]:
-    """What ``encode`` needs of one input: most allowed, clamped to low and high, then slope and intercept."""
+    """What ``encode`` needs of one input: most allowed, clamped to low and high, then slope and intercept.
+
+    While serving, a number beyond any that can be fitted on is clamped like all others.
+    """
     low, high = _phi(name, low), _phi(name, high)
     rising = RISING[INPUTS.index(name)]
     slope, worst = (gain, low) if rising else (-gain, high)
-    return _MOST[INPUTS.index(name)], low, high, slope, -slope * worst
+    return 1.0 if name in SHARES else sys.float_info.max, low, high, slope, -slope * worst
 
 
 def _paid(work: CloudWork) -> tuple[float, ...]:

@@ -20,12 +20,12 @@ from typing import Any
 from policies.errors import BadConfig
 from policies.funcdyn import FuncDyn, StateInputs
 from policies.gain import GainCurve
+from policies.json_fields import LARGEST
 from policies.policynet import PolicyNet
 from policies.threshold import FixedThreshold, OptimalThreshold, ThresholdPolicy
 from policies.types import CloudSpeed, Objective
 
 FORMAT = 2  # 1 had a sigmoid in FuncDyn
-MOST = 1e30  # a product of three such numbers is still one: an infinity would make a NaN, and that the floor
 FIX = "write it anew with `netgpt train policy`"
 
 KINDS: dict[str, type] = {
@@ -146,8 +146,8 @@ def _value(path: Path, name: str, value: Any, where: str) -> Any:
         return tuple(_value(path, "", one, where) for one in value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise BadConfig(f"{path}: {where}: must be a finite number, got {value!r}. Fix: {FIX}")
-    if abs(value) > MOST:
-        raise BadConfig(f"{path}: {where}: must be at most {MOST:g} in size, got {value!r}. Fix: {FIX}")
+    if abs(value) > LARGEST:
+        raise BadConfig(f"{path}: {where}: must be at most {LARGEST:g} in size, got {value!r}. Fix: {FIX}")
     return value
 
 

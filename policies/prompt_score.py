@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from policies.calibration import EDGE
 from policies.fitting import BoolArray
+from policies.json_fields import LARGEST, loads, numbers
 from policies.preference import packed, unpacked
 from policies.score import FloatArray
 from policies.score_maps import Platt, map_from_json
@@ -88,8 +89,10 @@ class PromptScore:
     map: Platt
 
     def __post_init__(self) -> None:
-        if self.table.shape != (1 << BITS,) or not np.isfinite([*self.table, *self.dense]).all():
-            raise ValueError(f"a prompt score needs {1 << BITS} finite weights, got shape {self.table.shape}")
+        if self.table.shape != (1 << BITS,):
+            raise ValueError(f"a prompt score needs {1 << BITS} weights, got shape {self.table.shape}")
+        if not (np.abs([*self.table, *self.dense]) <= LARGEST).all():
+            raise ValueError(f"a prompt score's weights must be numbers of at most {LARGEST:g} in size")
 
     @classmethod
     def fit(
@@ -145,11 +148,11 @@ class PromptScore:
             ValueError: not such a file, or fitted on other features.
         """
         try:
-            data = dict(json.loads(text))
-            hashing, (length, count), fitted = data["hashing"], map(float, data["dense"]), map_from_json(data["map"])
-            table = unpacked(data["table"])
-        except (ValueError, LookupError, TypeError) as why:
-            raise ValueError(f"not a prompt score: {why!r}") from why
+            data = loads(text)
+            length, count = numbers("dense", data["dense"])
+            hashing, table, fitted = data["hashing"], unpacked(data["table"]), map_from_json(data["map"])
+        except (ValueError, LookupError, TypeError, OverflowError) as why:
+            raise ValueError(f"not a prompt score: {why}") from why
         if hashing != HASHING:
             raise ValueError(f"this prompt score was fitted on {hashing!r}, the program computes {HASHING!r}")
         if not isinstance(fitted, Platt):

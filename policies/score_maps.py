@@ -15,6 +15,7 @@ import numpy as np
 
 from policies.calibration import EDGE
 from policies.fitting import BoolArray, as_tuple, checked, few_numbers, sigmoid, standard
+from policies.json_fields import count, loads, number, numbers
 from policies.score import FloatArray
 
 # Standard deviations of what new weights do to old log-odds: a shift of 1 moves 50 % to 73 %.
@@ -94,7 +95,8 @@ class Platt:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """From the fields that ``to_json`` wrote."""
-        return cls(float(data["intercept"]), float(data["slope"]), int(data["samples"]))
+        intercept, slope = (number(name, data[name]) for name in ("intercept", "slope"))
+        return cls(intercept, slope, count("samples", data["samples"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ class Isotonic:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """From the fields that ``to_json`` wrote."""
-        return cls(tuple(map(float, data["knots"])), tuple(map(float, data["values"])), int(data["samples"]))
+        knots, values = (numbers(name, data[name]) for name in ("knots", "values"))
+        return cls(knots, values, count("samples", data["samples"]))
 
 
 MAPS: dict[str, Callable[[dict[str, Any]], ScoreMap]] = {"platt": Platt.from_dict, "isotonic": Isotonic.from_dict}
@@ -168,10 +171,10 @@ def map_from_json(text: str) -> ScoreMap:
         ValueError: not such a file.
     """
     try:
-        data = dict(json.loads(text))
+        data = loads(text)
         return MAPS[data["map"]](data)
     except (ValueError, LookupError, TypeError) as why:
-        raise ValueError(f"not a score map ({' or '.join(MAPS)}): {why!r}") from why
+        raise ValueError(f"not a score map ({' or '.join(MAPS)}): {why}") from why
 
 
 def _smoothed(y: FloatArray, w: FloatArray) -> FloatArray:

@@ -98,7 +98,7 @@ class ThresholdInputs:
 
 
 THRESHOLDS: dict[str, Callable[[ThresholdInputs], ThresholdPolicy]] = {
-    "fixed": lambda given: FixedThreshold(given.fixed),
+    "fixed": lambda given: FixedThreshold(max(given.fixed, given.floor)),
     "optimal": lambda given: OptimalThreshold(given.objective, given.speed, given.floor, _curve(given)),
     "funcdyn": lambda given: _fitted("funcdyn", FuncDyn, given),
     "policynet": lambda given: _fitted("policynet", PolicyNet, given),

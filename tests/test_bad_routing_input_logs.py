@@ -1,7 +1,7 @@
 """A hostile user's logs and targets, by the real command: one sentence, exit code 2, never a silent threshold.
 
-Covered elsewhere: records whose score, propensity, tokens, link or prices make no sense, policies and targets that do
-not exist (``test_replay_command``); labels that all agree, too few of them (``test_train_policy``); torn tails and
+Covered elsewhere: policies and targets that do not exist (``test_replay_command``); what a scorer is not learnt from
+(``test_train_scorer``); labels that all agree, too few of them (``test_train_policy``); torn tails and
 changed bytes of a segment (``test_offload_log``).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from actors.model_store import ModelStore
 from actors.offload_log import compact, read_log
 from orchestrator.cli import main
 from orchestrator.config import load_config
+from orchestrator.replay.reading import read
+from policies.errors import LogError
 from policies.policy_file import save
 from policies.threshold import FixedThreshold
 from policies.types import LinkState, Prices
@@ -144,44 +147,64 @@ def test_a_log_that_says_nothing_is_refused_by_every_command(
     assert not (tmp_path / "policy.json").exists() and not (tmp_path / "replay").exists()
 
 
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        (changed(cost_usd=math.nan), "cost_usd must be"),
-        (changed(cost_usd=-1.0), "cost_usd must be"),
-        (changed(link=LinkState(10.0, 1e6, 1e6, jitter_ms=math.nan)), "link.jitter_ms must be"),
-        (changed(link=LinkState(10.0, 1e6, 1e6, loss=3.0)), "link.loss must lie in"),
-        (changed(link=LinkState(10.0, math.inf, 1e6)), "link.up_bps must be"),
-        (changed(link=LinkState(1e308, 1e6, 1e6)), "the price of asking the cloud over its link must be"),
-        (changed(prices=Prices(1e308, 1e308)), "the price of asking the cloud over its link must be"),
-        (changed(propensity=1e-320), "propensity must be at least 1e-09"),
-        (changed(propensity=math.nan), "propensity must lie in"),
-        (all_of(score=math.nan), "score must lie in"),
-    ],
-)
-def test_a_record_no_figure_can_come_from_is_refused_by_name(
-    tmp_path: Path, refused: Say, given: Sequence[OffloadRecord], says: str
-) -> None:
-    line = refused("replay", write(tmp_path / "log", given), "--out", tmp_path / "out", "--policy", "optimal")
-    assert f"a record makes no sense: {says}" in line and "Fix: remove the file" in line
+TINY = 1e-320
+NO_SENSE: list[tuple[dict[str, Any], str]] = [
+    ({"cost_usd": math.nan}, "cost_usd must lie in [0, 1e+09], got nan"),
+    ({"cost_usd": -1.0}, "cost_usd must lie in [0, 1e+09], got -1"),
+    ({"link": LinkState(1e308, 1e6, 1e6)}, "link.rtt_ms must lie in [0, 1e+09], got 1e+308"),
+    ({"link": LinkState(10.0, math.inf, 1e6)}, "link.up_bps must lie in [0, 1e+15], got inf"),
+    ({"link": LinkState(10.0, 1e6, -1.0)}, "link.down_bps must lie in"),
+    ({"link": LinkState(10.0, 1e6, 1e6, jitter_ms=math.nan)}, "link.jitter_ms must lie in"),
+    ({"link": LinkState(10.0, 1e6, 1e6, loss=3.0)}, "link.loss must lie in [0, 1], got 3"),
+    ({"prices": Prices(1e308, 1e308)}, "prices.request_usd must lie in [0, 1e+09], got 1e+308"),
+    ({"prices": Prices(output_usd_per_mtok=math.inf)}, "prices.output_usd_per_mtok must lie in"),
+    ({"queue_s": math.inf}, "queue_s must lie in"),
+    ({"score": math.nan}, "score must lie in [0, 1], got nan"),
+    ({"score": -0.5}, "score must lie in"),
+    ({"propensity": math.nan}, "propensity must lie in [0, 1], got nan"),
+    ({"propensity": -1.0}, "propensity must lie in [0, 1], got -1"),
+    ({"propensity": TINY}, "propensity must lie in [1e-09, 1], got"),
+    ({"prompt_tokens": -5}, "prompt_tokens must lie in"),
+    ({"draft_tokens": 10**18}, "draft_tokens must lie in"),
+    ({"cloud_input_tokens": 5, "cloud_cached_tokens": 6}, "cloud_cached_tokens must lie in [0, 5], got 6"),
+]
 
 
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        (changed(link=LinkState(10.0, 1e6, 1e6, jitter_ms=math.nan)), "link.jitter_ms must be"),
-        (changed(link=LinkState(10.0, 1e6, -1.0)), "link.down_bps must be"),
-        (changed(prices=Prices(math.inf)), "prices.request_usd must be"),
-        (changed(propensity=math.nan), "propensity must lie in"),
-        (changed(score=-0.5), "score must lie in"),
-    ],
-)
-def test_no_policy_is_trained_on_a_record_that_makes_no_sense(
-    tmp_path: Path, refused: Say, given: Sequence[OffloadRecord], says: str
+@pytest.mark.parametrize(("change", "says"), NO_SENSE, ids=[says.split(" must")[0] for _, says in NO_SENSE])
+def test_a_record_that_makes_no_sense_is_left_out_counted_and_said(
+    tmp_path: Path, change: dict[str, Any], says: str
 ) -> None:
-    out = tmp_path / "policy.json"
-    line = refused("train", "policy", write(tmp_path / "log", given), "--kind", "funcdyn", "--out", out)
-    assert f"a record makes no sense: {says}" in line and "Fix: remove the file" in line and not out.exists()
+    """One poisoned record among many changes no figure; a log of such records alone is refused."""
+    whole = read(write(tmp_path / "whole", GIVEN))
+    found = read(write(tmp_path / "log", changed(**change)))
+    (why,) = found.left_out
+    assert says in why and found.left_out[why] == 1
+    assert found.logged.amounts.tolist() == whole.logged.amounts.tolist()
+    assert found.logged.states == whole.logged.states and not whole.left_out
+    with pytest.raises(LogError, match=re.escape(says)):
+        read(write(tmp_path / "bad", all_of(**{"cloud": "It is 5.", "propensity": 1.0, **change})))
+
+
+@pytest.mark.parametrize("change", [{"prices": Prices(1e308, 1e308)}, {"link": LinkState(1e308, 1e6, 1e6)}])
+def test_every_command_says_what_it_left_out(tmp_path: Path, served: Say, change: dict[str, Any]) -> None:
+    given = records(300, 9, LINKS)
+    log = write(tmp_path / "log", [*given, replace(given[0], **change)])
+    for arguments in (
+        ("replay", log, "--out", tmp_path / "out", "--policy", "optimal", "--suggest", "success=0.5"),
+        ("train", "policy", log, "--kind", "funcdyn", "--out", tmp_path / "policy.json"),
+    ):
+        assert "Records that make no sense are left out, 1 in all: " in served(*arguments)
+    written = [json.loads((tmp_path / name).read_text()) for name in ("out/replay.json", "policy.json")]
+    assert list(written[0]["left_out"].values()) == list(written[1]["fitted"]["left_out"].values()) == [1]
+    write(tmp_path / "whole", given)
+    served("replay", tmp_path / "whole", "--out", tmp_path / "again", "--policy", "optimal")
+    assert figures(tmp_path / "again") == figures(tmp_path / "out")
+
+
+def test_a_path_no_file_can_have_is_said_in_one_sentence(tmp_path: Path, refused: Say) -> None:
+    path = tmp_path / ("a" * 300)
+    for command in (("replay",), ("train", "policy")):
+        assert f"{path}: {NO_DIRECTORY}" in refused(*command, path)
 
 
 def figures(out: Path) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.funcdyn import INPUTS, RISING, FuncDyn, StateInputs
+from policies.funcdyn import GREATEST, INPUTS, RISING, SHARES, FuncDyn, StateInputs
 from policies.types import CloudWork, LinkState, Prices, RoutingState
 
 WORK = CloudWork(4000, 1000, 1200, 50, 100)
@@ -77,7 +77,18 @@ def test_a_number_that_cannot_be_is_refused_by_name(name: str, wrong: float) -> 
     with pytest.raises(ValueError, match=rf"^{name} must"):
         POLICY.threshold(bad, WORK)
     with pytest.raises(ValueError, match=rf"^{name} must"):
-        INPUT.outside(bad)
+        StateInputs.of([SOME, bad], WORK)
+    assert INPUT.outside(bad) == [name]  # whoever watches a site must never raise
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_number_beyond_any_link_or_price_is_not_fitted_on_but_clamped_while_serving(name: str) -> None:
+    absurd = changed(SOME, name, 1.01 * GREATEST[name])
+    with pytest.raises(ValueError, match=rf"^{name} must lie in \[0, "):
+        StateInputs.of([SOME, absurd], WORK)
+    if name not in SHARES:
+        clamped = changed(SOME, name, value(BEST if RISING[INPUTS.index(name)] else WORST, name))
+        assert POLICY.threshold(absurd, WORK) == POLICY.threshold(clamped, WORK)
 
 
 @pytest.mark.parametrize("name", ["link.loss", "budget_left"])

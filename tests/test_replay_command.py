@@ -374,25 +374,6 @@ def test_logs_that_say_nothing_are_refused_with_the_fix(tmp_path: Path) -> None:
             run(root, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"score": 1.5},
-        {"score": float("nan")},
-        {"propensity": -0.5},
-        {"draft_tokens": -3},
-        {"link": LinkState(float("nan"), 1e6, 1e6)},
-        {"link": LinkState(10.0, -1.0, 1e6)},
-        {"prices": Prices(request_usd=float("inf"))},
-    ],
-)
-def test_a_record_that_makes_no_sense_is_refused_by_name(tmp_path: Path, change: dict[str, Any]) -> None:
-    given = records(40, 7, LINKS)
-    root = write(tmp_path / "log", [*given, replace(given[0], **change)])
-    with pytest.raises(LogError, match=r"a record makes no sense: .*Fix: "):
-        run(root, tmp_path)
-
-
 def test_a_directory_that_cannot_be_written_is_refused(log: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NetGPTError, match=r"--out .*cannot be written.*Fix: "):

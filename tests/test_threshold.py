@@ -102,6 +102,7 @@ def test_an_answer_worth_nothing_is_refused() -> None:
 def test_a_threshold_is_built_by_name_and_an_unknown_name_lists_the_known() -> None:
     given_inputs = ThresholdInputs(POLICY.objective, POLICY.speed, floor=0.1, fixed=0.3)
     assert build_threshold("fixed", given_inputs) == FixedThreshold(0.3)
+    assert build_threshold("fixed", replace(given_inputs, floor=0.8)) == FixedThreshold(0.8)
     assert build_threshold("optimal", given_inputs) == replace(POLICY, floor=0.1)
     with pytest.raises(BadConfig, match=", ".join(sorted(THRESHOLDS))):
         build_threshold("magic", given_inputs)

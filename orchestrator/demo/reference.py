@@ -2,8 +2,9 @@
 
 A request's draft is in the log unless it was skipped or abandoned: then the same weights make it here. Its cloud answer
 is in the log where it was offloaded or audited, and is asked for here, directly, where it was not. With both answers,
-success and price of any threshold follow exactly. This runs after the phases, for the report alone: neither the site
-nor the learner sees these answers.
+success and price of any threshold follow exactly. What is cached of a prompt is what was in its own call, or in all
+calls on the mean. This runs after the phases, for the report alone: neither the site nor the learner sees these
+answers.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from actors.chat import ChatRequest
 from actors.engine import Engine, Prompt, Sampling
-from actors.log_record import OffloadRecord, from_table
+from actors.log_record import OffloadRecord, from_table, to_batch
 from actors.offload_log import read_log
 from actors.scorer import Scorer, first_scorer
 from actors.training import Draft, Sample, TrainConfig
+from orchestrator.replay.reading import amounts
 from orchestrator.tasks.generator import Task
 from orchestrator.tasks.verify import is_correct
-from policies.cost import kappa
+from policies.cost import unit_prices
 from policies.toolcalls import check, parse
-from policies.types import CloudSpeed, CloudWork, Objective, Reason, RoutingState
+from policies.types import CloudSpeed, Objective, Reason, RoutingState
 
 AT_ONCE = 8
 UNFINISHED = (Reason.DRAFT_SKIPPED, Reason.DRAFT_ABANDONED)
-HEADER_BYTES = 600  # what HTTP adds to an OpenAI request and to its answer, about
 GRID = tuple(n / 40 for n in range(41))
 
 Offload = Callable[["Case"], bool]
@@ -97,7 +100,11 @@ def _whole(task: Task, record: OffloadRecord, draft: Draft | None, scorer: Score
 def cases(
     pairs: Sequence[tuple[Task, OffloadRecord]], answers: Mapping[str, str], objective: Objective, speed: CloudSpeed
 ) -> list[Case]:
-    """Judge both answers of every request."""
+    """Judge both answers of every request, and price the cloud's as a replay does."""
+    records = [record for _, record in pairs]
+    states = [RoutingState(record.link, record.prices, record.queue_s) for record in records]
+    paid = amounts(pa.Table.from_batches([to_batch(records)]))
+    prices = (unit_prices(states, speed, objective) * paid).sum(axis=1)
     return [
         Case(
             score=record.score,
@@ -105,9 +112,9 @@ def cases(
             cloud_correct=is_correct(task, parse(record.cloud or answers[_question(task.messages)]).calls),
             link_up=record.link.up,
             offloaded=record.route == "cloud",
-            price_usd=kappa(_work(record), RoutingState(record.link, record.prices), speed, objective),
+            price_usd=float(price_usd),
         )
-        for task, record in pairs
+        for (task, record), price_usd in zip(pairs, prices, strict=True)
     ]
 
 
@@ -131,15 +138,6 @@ def _point(name: str, given: Sequence[Case], offload: Offload) -> Point:
     right = [case.cloud_correct if away else case.edge_correct for case, away in zip(given, sent, strict=True)]
     paid = [case.price_usd for case, away in zip(given, sent, strict=True) if away]
     return Point(name, sum(right) / len(given), sum(paid) / len(given))
-
-
-def _work(record: OffloadRecord) -> CloudWork:
-    return CloudWork(
-        up_bytes=len(record.messages) + len(record.tools) + HEADER_BYTES,
-        down_bytes=len(record.draft) + HEADER_BYTES,
-        input_tokens=record.prompt_tokens,
-        output_tokens=record.draft_tokens,
-    )
 
 
 def _question(messages: Sequence[Mapping[str, object]]) -> str:

@@ -14,16 +14,13 @@ from rich.console import Console
 
 from orchestrator.policy_options import PolicyOptions
 from orchestrator.replay.frontier import write_frontier
-from orchestrator.replay.reading import Reading, read
+from orchestrator.replay.reading import read
 from orchestrator.replay.results import Results, results
 from orchestrator.replay.rules import PolicyLoader, build_policy, rules
 from orchestrator.replay.suggest import parse_target, suggest
 from orchestrator.replay.tables import link_table, notes, policy_table
-from policies.checks import amount, probability
-from policies.errors import BadConfig, LogError
-from policies.replay import Priced, price
-
-LEAST_PROPENSITY = 1e-9  # no audit rate is lower, and what is divided by it stays within the range of a float
+from policies.errors import BadConfig
+from policies.replay import price
 
 
 def replay(
@@ -50,7 +47,8 @@ def replay(
         BadConfig: a policy or the target cannot be used, the target cannot be reached, or ``out`` not written.
     """
     wanted = parse_target(target) if target is not None else None
-    reading, priced = _read(log, options)
+    reading = read(log)
+    priced = price(reading.logged, options.speed, options.objective)
     built = [(name, build_policy(name, options, reading.version, load)) for name in policies]
     found = results(reading, priced, rules(priced, built))
     console.print(policy_table(found), link_table(found), sep="\n")
@@ -60,35 +58,6 @@ def replay(
     console.print(f"Written: {out}/replay.json, frontier.png, frontier.html", markup=False, highlight=False)
     if wanted is not None:
         console.print(suggest(priced, options, wanted).text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _read(log: Path, options: PolicyOptions) -> tuple[Reading, Priced]:
-    reading = read(log)
-    try:
-        priced = price(reading.logged, options.speed, options.objective)
-        _check(reading, priced)
-    except ValueError as why:
-        raise LogError(f"{log}: a record makes no sense: {why}. Fix: remove the file that holds it") from why
-    return reading, priced
-
-
-def _check(reading: Reading, priced: Priced) -> None:
-    """What neither the reading nor the pricing looks at, and what is made of numbers too large or too small.
-
-    Raises:
-        ValueError: names the figure.
-    """
-    links = [state.link for state in reading.logged.states]
-    for extreme in (np.min, np.max):  # NaN is both
-        probability(**{"link.loss": float(extreme([link.loss for link in links]))})
-        amount(
-            **{"link.jitter_ms": float(extreme([link.jitter_ms for link in links]))},
-            cost_usd=float(extreme(reading.billed_usd)),
-            **{"the price of asking the cloud over its link": float(extreme(priced.kappa_usd))},
-        )
-    least = float(reading.logged.propensity[reading.logged.labelled].min(initial=1.0))
-    if least < LEAST_PROPENSITY:
-        raise ValueError(f"propensity must be at least {LEAST_PROPENSITY:g} where the cloud answered, got {least!r}")
 
 
 def _write(out: Path, found: Results) -> None:

@@ -67,19 +67,17 @@ def read(root: Path) -> Reading:
         raise LogError(f"{root}: there is no such directory. Fix: give the log's, by default var/log")
     table, left_out = screen(read_log(root).combine_chunks())
     if not len(table) and left_out:
-        raise LogError(f"{root}: it holds nothing else. {said(left_out)} Fix: give another log")
+        raise LogError(f"{root}: no record in it can be used. {said(left_out)} Fix: give another log")
     if not len(table):
         raise LogError(f"{root}: no record is in it. Fix: give the directory that holds site=NAME, or serve first")
     return _reading(root, table.combine_chunks(), left_out)
 
 
 def amounts(table: pa.Table) -> FloatArray:
-    """``policies.cost.amounts`` of every record, as its draft tells them: [n, 6]."""
-    asked = _lengths(table["messages"]) + _lengths(table["tools"]) + UP_OVERHEAD_BYTES
-    told = _lengths(table["draft"]) + DOWN_OVERHEAD_BYTES
-    prompt, draft = numbers(table, "prompt_tokens"), numbers(table, "draft_tokens")
-    cached = np.rint(prompt * _hit_rate(table))
-    return np.stack([np.ones(len(table)), prompt - cached, cached, draft, asked, told], axis=1)
+    """``policies.cost.amounts`` of every record, [n, 6]: as its draft tells them, or its call if that was cut off."""
+    estimate = _drafted(table)
+    cut = _mask(pc.is_in(table["reason"], pa.array([Reason.DRAFT_SKIPPED.value, Reason.DRAFT_ABANDONED.value])))
+    return np.where(cut[:, None], _measured(table, estimate), estimate)
 
 
 def _reading(root: Path, table: pa.Table, left_out: Mapping[str, int]) -> Reading:
@@ -91,10 +89,6 @@ def _reading(root: Path, table: pa.Table, left_out: Mapping[str, int]) -> Readin
     score = numbers(table, "score")
     valid = _mask(pc.is_null(table["draft_error"])) & (score != 0)  # 0: invalid, or given up before it was whole
     versions = table["draft_version"].to_pylist()
-    amounts = _amounts(table)
-    measured = _measured(table, amounts)
-    cut = _mask(pc.is_in(table["reason"], pa.array([Reason.DRAFT_SKIPPED.value, Reason.DRAFT_ABANDONED.value])))
-    amounts = np.where(cut[:, None], measured, amounts)  # what was not made to its end tells little
     logged = Logged(
         score=score,
         valid=valid,
@@ -102,13 +96,23 @@ def _reading(root: Path, table: pa.Table, left_out: Mapping[str, int]) -> Readin
         labelled=labelled,
         propensity=propensity,
         edge_right=_agreement(table, labelled & valid),
-        amounts=amounts,
+        amounts=amounts(table),
         state=state,
         states=states,
     )
-    newest = int(np.argmax(_numbers(table["time_us"])))
-    billed = _numbers(table["cost_usd"])
-    return Reading(logged, bucket[state], names, versions[newest], len(set(versions)), answered, billed, measured)
+    version = versions[int(np.argmax(numbers(table, "time_us")))]
+    return Reading(
+        logged=logged,
+        bucket=bucket[state],
+        buckets=names,
+        version=version,
+        newest=np.array(versions) == version,
+        versions=len(set(versions)),
+        answered=answered,
+        billed_usd=numbers(table, "cost_usd"),
+        measured=_measured(table, logged.amounts),
+        left_out=left_out,
+    )
 
 
 def _answered(root: Path, table: pa.Table) -> float:
@@ -133,6 +137,14 @@ def _agreement(table: pa.Table, comparable: BoolArray) -> FloatArray:
     return right
 
 
+def _drafted(table: pa.Table) -> FloatArray:
+    asked = _lengths(table["messages"]) + _lengths(table["tools"]) + UP_OVERHEAD_BYTES
+    told = _lengths(table["draft"]) + DOWN_OVERHEAD_BYTES
+    prompt, draft = numbers(table, "prompt_tokens"), numbers(table, "draft_tokens")
+    cached = np.rint(prompt * _hit_rate(table))
+    return np.stack([np.ones(len(table)), prompt - cached, cached, draft, asked, told], axis=1)
+
+
 def _hit_rate(table: pa.Table) -> FloatArray:
     """Share of each prompt that is in the provider's cache: in its own call, else in all calls of its site; [n]."""
     cached, prompt = (numbers(table, f"cloud_{kind}_tokens") for kind in ("cached", "input"))
@@ -151,7 +163,7 @@ def _measured(table: pa.Table, estimate: FloatArray) -> FloatArray:
 
 def _states(table: pa.Table) -> tuple[list[RoutingState], IntArray]:
     """The distinct states, and which one each request saw."""
-    link, prices = (tuple(f"{owner}.{one.name}" for one in fields(cls)) for owner, cls in OWNERS)
+    link, prices = [f"link.{field.name}" for field in fields(LinkState)], [f"prices.{f.name}" for f in fields(Prices)]
     columns = [numbers(table, name) for name in (*link, "queue_s", *prices)]
     rows, index = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
     states = [

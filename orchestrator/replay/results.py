@@ -62,7 +62,8 @@ class LinkRow:
 class Results:
     """Everything a replay found. ``link`` names the state that ``rise`` is about: the worst of those looked at.
 
-    ``modelled`` is the modelled price of the labelled calls over what they were billed, None where nothing was billed.
+    ``modelled`` is the modelled price of the labelled calls over what they were billed, None where nothing was billed;
+    ``left_out`` counts the records that made no sense, by reason.
     """
 
     requests: int
@@ -71,6 +72,7 @@ class Results:
     answered: float
     versions: int
     modelled: float | None
+    left_out: Mapping[str, int]
     rows: Sequence[Row]
     links: Sequence[LinkRow]
     sweep: Mapping[float, Figures]
@@ -99,6 +101,7 @@ def results(reading: Reading, priced: Priced, rules: Mapping[str, BoolArray], se
         answered=reading.answered,
         versions=reading.versions,
         modelled=float(priced.money_usd[log.labelled].sum() / billed) if billed else None,
+        left_out=reading.left_out,
         rows=rows,
         links=[_link(reading, priced, rules, index, float(oracle[index])) for index in _largest(reading.bucket)],
         sweep={tau: figures(priced, kept(log, tau), estimator) for tau in SWEEP},

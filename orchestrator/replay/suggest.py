@@ -1,9 +1,9 @@
 """``--suggest``: the policy settings that reach a target at least cost, found on the log.
 
-Candidates are every fixed threshold to 1/100 and the closed form with other values of an answer: V is the multiplier of
-a success target or of a budget, so sweeping it traces the closed form's quality-cost frontier. Of those whose estimate
-(exact, else doubly robust) reaches a success target the one with the least money and priced time is taken; of those
-within a cost or offload target the one with the most success.
+Candidates are every fixed threshold to 1/100 from policy.floor on, and the closed form with other values of an answer:
+V is the multiplier of a success target or of a budget, so sweeping it traces the closed form's quality-cost frontier.
+Of those whose estimate (exact, else doubly robust) reaches a success target the one with the least money and priced
+time is taken; of those within a cost or offload target the one with the most success.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def suggest(priced: Priced, options: PolicyOptions, target: Target, seed: int = 
 
 def _candidates(options: PolicyOptions) -> Iterator[tuple[dict[str, Any], ThresholdPolicy]]:
     """Settings and the policy they make; numbers are rounded before they are judged, so what is printed was judged."""
-    for tau in FIXED:
+    for tau in (tau for tau in FIXED if tau >= options.floor):
         yield {"kind": "fixed", "value": tau}, FixedThreshold(tau)
     for factor in VALUES:
         objective = replace(options.objective, value_usd=float(f"{options.objective.value_usd * factor:.4g}"))

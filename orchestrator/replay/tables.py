@@ -10,6 +10,7 @@ from rich.text import Text
 
 from orchestrator.replay.reading import BUCKETS
 from orchestrator.replay.results import CONFIDENCE, LinkRow, Results, Row
+from orchestrator.screening import said
 
 COLUMNS = (
     "policy",
@@ -81,6 +82,8 @@ def notes(found: Results) -> Iterator[str]:
         f"{found.requests} requests, {found.labelled} with the cloud's answer; right means saying the same as the "
         f"cloud, and the cloud itself is right with policy.objective.cloud_accuracy."
     )
+    if found.left_out:
+        yield said(found.left_out)
     if found.uncovered:
         yield f"{found.uncovered:.1%} could not be labelled (link down or no audit): for them the scores are believed."
     if found.answered < 1:
