@@ -72,7 +72,7 @@ def compact(value: Any) -> str:
 
 
 def _call(block: str) -> ToolCall:
-    data = json.loads(block, parse_constant=_no_constant)
+    data = json.loads(block, parse_constant=_no_constant, parse_float=_finite)
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
         raise ValueError("it has no name")
     arguments = data.get("arguments", {})
@@ -83,6 +83,12 @@ def _call(block: str) -> ToolCall:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is too large")
+    return value
 
 
 def _check_call(call: ToolCall, schemas: Mapping[str, Any]) -> str | None:
