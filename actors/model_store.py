@@ -3,7 +3,8 @@
 ``<root>/<version>/`` is a Hugging Face directory plus ``calibrator.json`` and ``MANIFEST.json``, which holds the
 SHA-256 of every other file. ``publish`` copies aside, syncs, and renames last, so a reader never sees half a version
 and a kill leaves nothing visible. A version's checksum is that of its manifest's file list: one string vouches for
-weights, tokenizer and calibrator together. Not here: who runs which version, and how it is loaded.
+weights, tokenizer and calibrator together. ``<root>/ROLLOUT.json`` says which versions run; those are never deleted.
+Not here: who decides that, and how a version is loaded.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from policies.errors import StoreError
+from policies.rollout import Rollout, from_dict
 
 MANIFEST = "MANIFEST.json"
+ROLLOUT = "ROLLOUT.json"
 _VERSION = re.compile(r"([a-z][a-z0-9]*)-(\d{4,})-([0-9a-f]{8})")
 _ASIDE = ".aside-"
 _CHUNK = 1 << 20
@@ -31,7 +35,10 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One published version; ``sha256`` covers every file in ``path``."""
+    """One published version; ``sha256`` covers every file in ``path``, ``files`` each (names relative to it).
+
+    ``published`` is Unix time in seconds.
+    """
 
     version: str
     path: Path
@@ -40,6 +47,8 @@ class ModelVersion:
     kind: str
     parent: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    published: float = 0.0
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class ModelStore:
@@ -47,7 +56,8 @@ class ModelStore:
 
     Args:
         root: directory, created on the first publish.
-        keep: versions kept of each kind; older ones are deleted when a new one is published, its parent never.
+        keep: versions kept of each kind; older ones are deleted when a new one is published, except its parent and
+            what runs or may be gone back to.
     """
 
     def __init__(self, root: Path, keep: int = 8) -> None:
@@ -78,9 +88,28 @@ class ModelStore:
         Raises:
             StoreError: there is none, or a file is missing, added or changed.
         """
-        found = self._read(version)
+        found = self.read(version)
         verify(found.path, found.sha256)
         return found
+
+    def read(self, version: str) -> ModelVersion:
+        """The version of that name, checksums unchecked.
+
+        Raises:
+            StoreError: there is none, or its manifest cannot be read.
+        """
+        match = _VERSION.fullmatch(version)
+        if not match:
+            raise StoreError(f"{version!r} is not the name of a model version")
+        path = self.root / version
+        try:
+            data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            known = data["sha256"], int(match[2]), match[1], data["parent"], dict(data["meta"])
+            return ModelVersion(version, path, *known, float(data.get("published", 0.0)), dict(data["files"]))
+        except FileNotFoundError:
+            raise StoreError(f"{self.root} holds no model version {version}") from None
+        except (OSError, ValueError, KeyError, TypeError) as why:
+            raise StoreError(f"{path / MANIFEST}: cannot be read: {why!r}") from why
 
     def latest(self, kind: str = "edge") -> ModelVersion | None:
         """The version with the highest number (checksums unchecked), or None."""
@@ -89,18 +118,57 @@ class ModelStore:
 
     def list(self, kind: str = "edge") -> list[ModelVersion]:
         """All versions of ``kind`` by number (checksums unchecked)."""
-        names = [path.name for path in self.root.glob(f"{kind}-*") if (path / MANIFEST).is_file()]
-        return sorted((self._read(name) for name in names if _VERSION.fullmatch(name)), key=lambda v: v.number)
+        return [self.read(name) for name in self.names(kind)]
+
+    def names(self, kind: str = "edge") -> Sequence[str]:
+        """Names of all versions of ``kind`` by number."""
+        found = (_VERSION.fullmatch(path.name) for path in self.root.glob(f"{kind}-*") if (path / MANIFEST).is_file())
+        return [match[0] for match in sorted(filter(None, found), key=lambda match: int(match[2]))]
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """Which versions run, or ran last; None before anything did.
+
+        Raises:
+            StoreError: the record is damaged.
+        """
+        path = self.root / ROLLOUT
+        try:
+            return from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as why:
+            fix = "Fix: remove it; the newest version then starts as if nothing had run"
+            raise StoreError(f"{path}: cannot be read: {why}. {fix}") from None
+
+    def record(self, rollout: Rollout) -> None:
+        """Replace what ``rollout`` returns, whole or not at all.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        path = self.root / ROLLOUT
+        try:
+            with self._locked():
+                aside = path.with_suffix(".new")
+                _write(aside, json.dumps(asdict(rollout), indent=1))
+                aside.rename(path)
+                _sync(self.root)
+        except OSError as why:
+            raise StoreError(f"{path}: cannot be written: {why}") from why
 
     def _publish(self, src_dir: Path, kind: str, parent: str | None, meta: Mapping[str, Any]) -> ModelVersion:
         self._clean()
+        rollout = self.rollout
+        needed = {parent} | (rollout.needed if rollout else frozenset())  # the parent runs until the new one is live
         aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self.root))
         try:
             _copy(src_dir, aside)
             files = digests(aside)
             sha256, number = digest_of(files), self._next_number(kind)
             name = f"{kind}-{number:04d}-{sha256[:8]}"
-            manifest = {"version": name, "sha256": sha256, "parent": parent, "meta": dict(meta), "files": files}
+            named = {"version": name, "sha256": sha256, "parent": parent, "published": time.time()}
+            manifest = {**named, "meta": dict(meta), "files": files}
             _write(aside / MANIFEST, json.dumps(manifest, indent=1))
             _sync_directories(aside)
             aside.chmod(0o755)  # mkdtemp's 0700 would hide it from engines of other users
@@ -109,8 +177,8 @@ class ModelStore:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         _sync(self.root)
-        self._retire(kind, spare=parent)
-        return self._read(name)
+        self._retire(kind, needed)
+        return self.read(name)
 
     def _next_number(self, kind: str) -> int:
         """One more than ever before, deleted versions and failed publications included."""
@@ -123,24 +191,9 @@ class ModelStore:
         aside.rename(path)
         return number
 
-    def _read(self, version: str) -> ModelVersion:
-        match = _VERSION.fullmatch(version)
-        if not match:
-            raise StoreError(f"{version!r} is not the name of a model version")
-        path = self.root / version
-        try:
-            data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            return ModelVersion(
-                version, path, data["sha256"], int(match[2]), match[1], data["parent"], dict(data["meta"])
-            )
-        except FileNotFoundError:
-            raise StoreError(f"{self.root} holds no model version {version}") from None
-        except (OSError, ValueError, KeyError, TypeError) as why:
-            raise StoreError(f"{path / MANIFEST}: cannot be read: {why!r}") from why
-
-    def _retire(self, kind: str, spare: str | None) -> None:
+    def _retire(self, kind: str, needed: Collection[str | None]) -> None:
         for old in self.list(kind)[: -self._keep]:
-            if old.version != spare:  # the parent is what runs until the new one is live
+            if old.version not in needed:
                 (old.path / MANIFEST).unlink()  # first: without it the rest is not a version
                 shutil.rmtree(old.path)
 

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from policies.control import Directive, LinkReport, Snapshot, Swap
@@ -47,6 +47,7 @@ class Router:
     def __init__(self, snapshot: Snapshot, clock: Callable[[], float] = time.monotonic) -> None:
         self._snapshot, self._clock = snapshot, clock
         self._swap: Swap | None = None
+        self._apart: Mapping[str, Swap] = {}
         self._sites: dict[str, SiteRow] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._reports = self._forgotten = self._swaps_sent = self._snapshots_sent = 0
@@ -58,7 +59,7 @@ class Router:
 
     @property
     def swap(self) -> Swap | None:
-        """The last swap published."""
+        """The last swap published for every site that is not apart."""
         return self._swap
 
     @property
@@ -91,12 +92,17 @@ class Router:
         if self._subscriptions.get(subscription.site) is subscription:
             del self._subscriptions[subscription.site]
 
-    def publish_swap(self, swap: Swap) -> None:
-        """Send ``swap`` to every subscriber that is not known to run it, and later to whoever returns."""
-        self._swap = swap
+    def publish_swap(self, swap: Swap, apart: Mapping[str, Swap] | None = None) -> None:
+        """Send ``swap`` to every subscriber that is not known to run it, and later to whoever returns.
+
+        Args:
+            apart: what other sites are to run instead, by name.
+        """
+        self._swap, self._apart = swap, dict(apart or {})
         for site in list(self._subscriptions):
-            if self._version_at(site) != swap.version:
-                self._subscriptions[site].offer(swap)
+            wanted = self._apart.get(site, swap)
+            if self._version_at(site) != wanted.version:
+                self._subscriptions[site].offer(wanted)
 
     def set_prices(self, prices: Prices) -> None:
         """New prices for everyone."""
@@ -147,12 +153,16 @@ class Router:
             subscription.renew()
 
     def _remind(self, site: str) -> None:
-        subscription = self._subscriptions.get(site)
-        if subscription is not None and self._swap is not None and self._is_behind(site):
-            subscription.offer(self._swap)
+        subscription, wanted = self._subscriptions.get(site), self._wanted(site)
+        if subscription is not None and wanted is not None and self._is_behind(site):
+            subscription.offer(wanted)
+
+    def _wanted(self, site: str) -> Swap | None:
+        return self._apart.get(site, self._swap)
 
     def _is_behind(self, site: str) -> bool:
-        return self._swap is not None and self._version_at(site) not in (None, "", self._swap.version)
+        wanted = self._wanted(site)
+        return wanted is not None and self._version_at(site) not in (None, "", wanted.version)
 
     def _version_at(self, site: str) -> str | None:
         row = self._sites.get(site)

@@ -54,9 +54,9 @@ class RouterService:
         """The last report of every known site."""
         return self._router.sites
 
-    async def publish_swap(self, swap: Swap) -> None:
-        """Tell every site to run ``swap``."""
-        self._router.publish_swap(swap)
+    async def publish_swap(self, swap: Swap, apart: Mapping[str, Swap] | None = None) -> None:
+        """Tell every site to run ``swap``, or what ``apart`` has for it."""
+        self._router.publish_swap(swap, apart)
 
     async def set_prices(self, prices: Prices) -> None:
         """New prices for every site, from now on and at every hour."""

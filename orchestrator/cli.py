@@ -1,4 +1,4 @@
-"""The ``netgpt`` command: demo, serve, status, ask, replay, train policy, train scorer.
+"""The ``netgpt`` command: demo, serve, status, ask, replay, train ..., models ....
 
 Every command imports what it needs when it runs, so ``--help`` is instant. A mistake of the user's or a part that
 fails is one sentence on stderr and exit code 2, never a traceback.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ import typer
 from policies.errors import NetGPTError
 
 if TYPE_CHECKING:
+    from actors.model_store import ModelStore
     from orchestrator.config import Config
 
 app = typer.Typer(
@@ -29,6 +31,8 @@ app = typer.Typer(
 
 train = typer.Typer(help="Fit what decides.", no_args_is_help=True)
 app.add_typer(train, name="train")
+models = typer.Typer(help="The versions of the edge model: what they are, and which one runs.", no_args_is_help=True)
+app.add_typer(models, name="models")
 
 FAILED = 2
 OURS = ("orchestrator", "actors", "cluster", "policies")
@@ -66,6 +70,7 @@ ConfigFile = Annotated[
 Address = Annotated[
     str | None, typer.Option("--address", help="Existing Ray cluster (auto or host:port) instead of a local one.")
 ]
+Version = Annotated[str, typer.Argument(help="Its name in the store, as netgpt models list shows it.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the program's log.")]
 
 
@@ -101,8 +106,7 @@ def status(config: ConfigFile = None) -> None:
     """Say what the running system does."""
     from orchestrator.serving import status as lines
 
-    for line in lines(_config(config)):
-        typer.echo(line)
+    _lines(lines(_config(config)))
 
 
 @app.command()
@@ -117,8 +121,7 @@ def ask(
     """Ask the running site and show the answer and its route."""
     from orchestrator.asking import ask as lines
 
-    for line in lines(_config(config), text, url, tools):
-        typer.echo(line)
+    _lines(lines(_config(config), text, url, tools))
 
 
 @app.command()
@@ -185,6 +188,46 @@ def scorer(
     train_scorer(kind.value, _config(config), Console())
 
 
+@models.command("list")
+def list_models(config: ConfigFile = None) -> None:
+    """Show every version in the store, and which one is live."""
+    from orchestrator.models import listed
+
+    _lines(listed(_store(config)))
+
+
+@models.command()
+def show(version: Version, config: ConfigFile = None) -> None:
+    """Show how a version came to be and what became of it."""
+    from orchestrator.models import shown
+
+    _lines(shown(_store(config), version))
+
+
+@models.command()
+def diff(first: Version, second: Version, config: ConfigFile = None) -> None:
+    """Show what changed between two versions."""
+    from orchestrator.models import compared
+
+    _lines(compared(_store(config), first, second))
+
+
+@models.command()
+def promote(version: Version, config: ConfigFile = None) -> None:
+    """Make a version live at every site of the running system."""
+    from orchestrator.control import send
+
+    typer.echo(send(_config(config).control_file, "promote", version))
+
+
+@models.command()
+def rollback(config: ConfigFile = None) -> None:
+    """End the canary of the running system; without one, go back to the parent of what is live."""
+    from orchestrator.control import send
+
+    typer.echo(send(_config(config).control_file, "rollback"))
+
+
 def main() -> None:
     """Entry point of the ``netgpt`` command."""
     try:
@@ -206,6 +249,17 @@ def _config(path: Path | None, address: str | None = None) -> Config:
     if address is None:
         return config
     return config.model_copy(update={"ray": config.ray.model_copy(update={"address": address})})
+
+
+def _store(config: Path | None) -> ModelStore:
+    from actors.model_store import ModelStore
+
+    return ModelStore(_config(config).store_dir)
+
+
+def _lines(lines: Iterator[str]) -> None:
+    for line in lines:
+        typer.echo(line)
 
 
 def _log(verbose: bool) -> None:

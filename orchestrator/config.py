@@ -120,6 +120,11 @@ class Config(Options):
         """Where a running system says where it is (``netgpt status`` reads it)."""
         return (self.var / "run.json").absolute()
 
+    @property
+    def control_file(self) -> Path:
+        """Where a running system says how to give it orders (``netgpt models promote`` reads it)."""
+        return (self.var / "control.json").absolute()
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         problem = next((why for rule in RULES if (why := rule(self))), None)

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from orchestrator import hosting, run_file
+from orchestrator import control, hosting, run_file
 from orchestrator.config import Config
 from policies.errors import NetGPTError
 
@@ -30,13 +30,27 @@ def serve(config: Config, say: Say, build: hosting.Build = hosting.real) -> None
         NetGPTError: it could not be started; nothing is left behind.
     """
 
-    def work(_: Any, urls: Any) -> None:
+    def work(system: Any, urls: Any) -> None:
         for line in welcome(config, urls):
             say(line)
-        hosting.sleep_forever()
+        with control.listening(config.control_file, orders(system)):
+            hosting.sleep_forever()
 
     check_policy(config)
     hosting.hold(config, lambda stage, words: say(f"  {stage:<7}{words}"), work, lambda: say("stopping"), build)
+
+
+def orders(system: Any) -> control.Orders:
+    """What ``netgpt models`` may ask of a running ``System``."""
+
+    def promote(version: str) -> str:
+        report = system.rollouts.promote(system.store.get(version), "netgpt models promote")
+        return f"{version} is live at {system.config.site.name} (before: {report.previous}); other sites follow"
+
+    def rollback(_: str) -> str:
+        return f"{system.rollouts.roll_back('netgpt models rollback')} is live again"
+
+    return {"promote": promote, "rollback": rollback}
 
 
 def check_policy(config: Config) -> None:

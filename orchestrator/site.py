@@ -81,6 +81,7 @@ class EdgeSite:
         self._port = config.site.port if port is None else port
         self._observers = list(observers)
         self._swaps: deque[SwapReport] = deque(maxlen=KEPT_REPORTS)
+        self._swaps_over = 0
         self._stack = AsyncExitStack()
         self._ready = False
 
@@ -110,11 +111,17 @@ class EdgeSite:
             self._policy.live(Weights(version, path))
             self._node.rules.renew()
         self._swaps.append(report)
+        self._swaps_over += 1
         return report
 
-    def swap_report(self, version: str) -> dict[str, Any] | None:
-        """What became of the last swap to ``version`` (the fields of ``SwapReport``), None if it is not over."""
-        return next((asdict(report) for report in reversed(self._swaps) if report.version == version), None)
+    def swap_report(self, version: str, after: int = 0) -> dict[str, Any] | None:
+        """What became of the last swap to ``version`` (the fields of ``SwapReport``), None if it is not over.
+
+        Args:
+            after: swaps that were over before (``info``): of a version that ran before, theirs is no news.
+        """
+        news = list(self._swaps)[::-1][: max(self._swaps_over - after, 0)]
+        return next((asdict(report) for report in news if report.version == version), None)
 
     def gauges(self) -> dict[str, float]:
         """Every figure of the site."""
@@ -130,6 +137,7 @@ class EdgeSite:
             "port": self._port,
             "model": self._config.site.served_model,
             "version": self._node.version,
+            "swaps_over": self._swaps_over,
             "policy": f"{self._policy.kind} ({self._policy.reason})",
         }
 

@@ -23,20 +23,19 @@ from cluster.link_emulator import LinkSpec
 from cluster.metrics import AnswerMetrics
 from cluster.services import LinkService, RouterService
 from orchestrator.config import Config, resolve_model
+from orchestrator.fleet import SiteFleet
 from orchestrator.learner import Learner, RoundReport
 from orchestrator.refit import refit
+from orchestrator.rollouts import Rollouts
 from orchestrator.rules import default_snapshot
 from orchestrator.site import EdgeSite
 from orchestrator.versions import first_version
-from policies.control import Swap
 from policies.errors import NetGPTError
 from policies.types import Objective, Prices
 
 log = logging.getLogger(__name__)
 
 START_S = 180.0  # a service that has not started by then never will; models load in seconds
-SWAP_S = 60.0  # verifying and loading an edge model takes well under a second; the directive waits for its stream
-POLL_S = 0.1
 EDGE_CPUS = 0.5
 ROUTER = "router"
 TLS_PORT, PLAIN_PORT = 443, 80
@@ -83,6 +82,7 @@ class System:
         self._cloud: cloud_app.CloudApp | None = None
         self._placed: dict[str, placement.Placed] = {}  # in the order they came up
         self._urls: Urls | None = None
+        self._rollouts: Rollouts | None = None
 
     @property
     def store(self) -> ModelStore:
@@ -136,7 +136,7 @@ class System:
         self._router().call("set_prices", prices)
 
     def learn(self) -> RoundReport:
-        """One training round on the log, as a Ray Train job; blocks, and changes nothing that is live."""
+        """One training round on the log from what is live, as a Ray Train job; blocks, and changes nothing there."""
         options = self.config.learner
         where = train_job.Placement(timeout_s=options.timeout_s)
         learner = Learner(
@@ -147,22 +147,31 @@ class System:
             lambda job, name: train_job.run_training(job, name, where),
             partial(refit, self.config),
         )
-        return learner.round()
+        return learner.round(self.store.read(self.rollouts.state.live))
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """Which versions run, and the moves between them.
+
+        Raises:
+            NetGPTError: the edge model is an endpoint, whose weights are not ours.
+        """
+        if self._rollouts is None:
+            raise NetGPTError("site.engine.kind is openai: the weights of a remote model cannot be changed from here")
+        return self._rollouts
+
+    @property
+    def leads(self) -> bool:
+        """Whether this system decides what the router's sites run: the one that started the router does."""
+        return "router" in self._placed
 
     def swap(self, version: ModelVersion) -> SwapReport:
-        """Publish ``version`` to the site and wait until it is live; the site's report of the swap.
+        """Make ``version`` live at every site and wait until this one runs it; its report of the swap.
 
         Raises:
             NetGPTError: it was rolled back, or not live in time.
         """
-        swap = Swap(version.version, str(version.path), version.sha256)
-        self._router().call("publish_swap", swap)
-        deadline = time.monotonic() + SWAP_S
-        while time.monotonic() < deadline:
-            if (fields := self._placed["edge"].call("swap_report", version.version)) is not None:
-                return _live(SwapReport(**fields))
-            time.sleep(POLL_S)
-        raise NetGPTError(f"the site did not run {version.version} within {SWAP_S:.0f} s")
+        return self.rollouts.promote(version, "it was asked for")
 
     def set_objective(self, objective: Objective) -> None:
         """What answers are worth from now on."""
@@ -278,6 +287,9 @@ class System:
         if engine.kind == "openai":
             return Weights(engine.model, Path())
         version = first_version(self.store, resolve_model(engine.model))
+        fleet = SiteFleet(self.config.site.name, self._router, lambda: self._placed["edge"])
+        self._rollouts = Rollouts(self.store, fleet, self.config.site.name)
+        self._rollouts.start(version.version)
         return Weights(version.version, version.path)
 
     def _place(
@@ -304,12 +316,6 @@ def _address(url: str) -> tuple[str, int]:
 
 def _moved(url: str, host: str, port: int) -> str:
     return urlunsplit(urlsplit(url)._replace(netloc=f"{host}:{port}"))
-
-
-def _live(report: SwapReport) -> SwapReport:
-    if report.outcome != "live":
-        raise NetGPTError(f"{report.version} was rolled back: {report.error}")
-    return report
 
 
 def _silent(stage: str, words: str) -> None:

@@ -1,7 +1,8 @@
-"""Which weights the edge starts with: the newest version in the store, if it descends from the configured model.
+"""Which weights the edge starts with: what was live last, if it descends from the configured model.
 
-A configured model that the store does not know yet (or knows with other content) is published first, so that everything
-that ever runs at the edge is a version of the store, and a restart continues with what was learned.
+A scorer that was fitted for it since comes with it. A configured model that the store does not know yet (or knows with
+other content) is published first, so that everything that ever runs at the edge is a version of the store, and a
+restart continues with what was learned. What was rolled back does not come back by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from policies.errors import EngineError
 log = logging.getLogger(__name__)
 
 KIND = "edge"
+SCORER = "scorer"  # in a version's meta: it is its parent's weights with this scorer (netgpt train scorer)
 BASE = "base"  # in a version's meta: it is the configured model itself, under that name
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -34,11 +36,29 @@ def first_version(store: ModelStore, model: str) -> ModelVersion:
     """
     directory = model_directory(model)
     bases = [version for version in store.list(KIND) if BASE in version.meta]
-    newest = store.latest(KIND)
-    if newest is not None and (not bases or _same(bases[-1], model, directory)):
-        return store.get(newest.version)
+    resumed = last_live(store)
+    if resumed is not None and (not bases or _same(bases[-1], model, directory)):
+        return store.get(resumed.version)
     log.info("publishing %s as the first version of the edge model", model)
     return store.publish(directory, KIND, meta={BASE: model})
+
+
+def last_live(store: ModelStore) -> ModelVersion | None:
+    """What ran last, with the newest scorer that was fitted for it since; the newest version where nothing ever ran.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    rollout, versions = store.rollout, store.list(KIND)
+    refused = rollout.refused if rollout else ()
+    left = [version for version in versions if version.version not in refused]
+    live = next((version for version in versions if rollout and version.version == rollout.live), None)
+    if live is None:
+        return left[-1] if left else None
+    for version in left:  # by number: each may add to the one before
+        if SCORER in version.meta and version.parent == live.version:
+            live = version
+    return live
 
 
 def model_directory(model: str) -> Path:

@@ -190,3 +190,25 @@ def test_a_site_keeps_its_last_snapshot_until_it_expires(ttl_s: float, arrived_s
     expected = default if now_s - arrived_s > ttl_s else last
     assert in_force(Held(last, arrived_s), default, now_s) is expected
     assert in_force(None, default, now_s) is default
+
+
+async def test_a_site_apart_gets_its_own_version_and_comes_back_with_the_others() -> None:
+    router = Router(SNAPSHOT)
+    north, south = router.subscribe("north"), router.subscribe("south")
+    router.publish_swap(swap("v1"), {"north": swap("v2")})
+    assert [swap("v2")] == [d for d in await waiting(north) if d != SNAPSHOT]
+    assert [swap("v1")] == [d for d in await waiting(south) if d != SNAPSHOT]
+    router.report(report("north", "v2"))
+    router.report(report("south", "v1"))
+    router.publish_swap(swap("v1"), {"north": swap("v2")})  # said again: nobody is behind
+    assert await waiting(north) == await waiting(south) == [] and router.gauges()["router_sites_behind"] == 0
+    router.publish_swap(swap("v1"))
+    assert await waiting(north) == [swap("v1")] and await waiting(south) == []
+
+
+async def test_a_canary_that_restarts_with_the_old_weights_is_told_again() -> None:
+    router = Router(SNAPSHOT)
+    router.publish_swap(swap("v1"), {"north": swap("v2")})
+    router.report(report("north", "v1"))
+    subscription = router.subscribe("north")
+    assert swap("v2") in await waiting(subscription) and router.swap == swap("v1")

@@ -1,0 +1,124 @@
+"""Which version of the edge model runs where, as one small record, and the moves that change it.
+
+``live`` is for every site; a ``Canary`` is a newer version on one site first. ``previous`` is what ran before ``live``
+and what it is compared with. Each move takes the time and its reason and returns the next record; ``moves`` remembers
+the last of them. Pure: ``actors.model_store`` keeps the record beside the versions, ``orchestrator.rollouts`` acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+KEPT_MOVES = 32  # what an operator reads; each round makes two or three
+KEPT_REFUSED = 32  # more than a store keeps versions
+
+What = Literal["started", "canary", "promoted", "rolled back"]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Something that was done to ``version`` at ``time_us`` (Unix), and why."""
+
+    time_us: int
+    what: What
+    version: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """``version`` runs at ``site`` alone since ``since_us`` (Unix)."""
+
+    version: str
+    site: str
+    since_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What runs.
+
+    Args:
+        live: the version of every site that is not the canary's.
+        since_us: Unix time from which it was.
+        previous: what was live before and still vouches for it; None where there is nothing to compare with.
+        canary: the version that is being tried on one site.
+        refused: versions that were rolled back, the newest last.
+        moves: the last moves, the newest last.
+    """
+
+    live: str
+    since_us: int
+    previous: str | None = None
+    canary: Canary | None = None
+    refused: tuple[str, ...] = ()
+    moves: tuple[Move, ...] = ()
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Versions that must not be deleted."""
+        known = (self.live, self.previous, self.canary.version if self.canary else None)
+        return frozenset(version for version in known if version)
+
+    def role(self, version: str) -> str:
+        """``live``, ``canary``, ``refused`` or nothing."""
+        if version == self.live:
+            return "live"
+        if self.canary and version == self.canary.version:
+            return "canary"
+        return "refused" if version in self.refused else ""
+
+    def try_on(self, version: str, site: str, why: str, now_us: int) -> Rollout:
+        """``version`` goes to ``site`` alone."""
+        return replace(self._moved("canary", version, why, now_us), canary=Canary(version, site, now_us))
+
+    def promote(self, version: str, why: str, now_us: int) -> Rollout:
+        """``version`` goes to every site; a canary ends thereby."""
+        refused = tuple(other for other in self.refused if other != version)
+        previous = self.live if version != self.live else self.previous
+        moved = self._moved("promoted", version, why, now_us)
+        return replace(moved, live=version, since_us=now_us, previous=previous, canary=None, refused=refused)
+
+    def end_canary(self, why: str, now_us: int) -> Rollout:
+        """The canary's site goes back to what is live."""
+        assert self.canary is not None, "there is no canary"
+        return replace(self._refuse(self.canary.version, why, now_us), canary=None)
+
+    def roll_back(self, target: str, why: str, now_us: int) -> Rollout:
+        """Every site goes back from what is live to ``target``, which has nothing to be compared with."""
+        refused = self._refuse(self.live, why, now_us)
+        return replace(refused, live=target, since_us=now_us, previous=None, canary=None)
+
+    def _refuse(self, version: str, why: str, now_us: int) -> Rollout:
+        others = tuple(other for other in self.refused if other != version)
+        return replace(self._moved("rolled back", version, why, now_us), refused=(*others, version)[-KEPT_REFUSED:])
+
+    def _moved(self, what: What, version: str, why: str, now_us: int) -> Rollout:
+        return replace(self, moves=(*self.moves, Move(now_us, what, version, why))[-KEPT_MOVES:])
+
+
+def started(before: Rollout | None, version: str, now_us: int) -> Rollout:
+    """A system starts with ``version``: the same record if that was live, else a new one."""
+    if before is not None and before.live == version:
+        return before
+    kept = (before.refused, before.moves) if before else ((), ())
+    return Rollout(version, now_us, None, None, *kept)._moved("started", version, "the system started with it", now_us)
+
+
+def from_dict(data: Mapping[str, Any]) -> Rollout:
+    """What ``dataclasses.asdict`` made of a record, after JSON.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    try:
+        canary, moves = data["canary"], tuple(Move(**move) for move in data["moves"])
+        found = Rollout(**{**data, "canary": Canary(**canary) if canary else None, "moves": moves})
+        found = replace(found, refused=tuple(found.refused))
+    except (KeyError, TypeError) as why:
+        raise ValueError(f"not a record of what is live: {why!r}") from None
+    if not isinstance(found.live, str) or not isinstance(found.since_us, int):
+        raise ValueError(f"not a record of what is live: {data!r}")
+    return found
