@@ -96,12 +96,12 @@ class Trainer:
         wanted, kept = self._encoder.encode_all(labels), self._encoder.encode_all(anchors)
         if not wanted:
             raise EngineError(f"{self._dir}: none of {len(labels)} samples fits a context of {self._config.context}")
-        optimizer = self._optimizer()
+        optimizer = adamw(self._model, self._config.lr, self._config.weight_decay)
         batches = zip(self._draw(wanted, self._config.batch_size), self._draw(kept, self._anchors()), strict=False)
         started, figures = time.perf_counter(), {"samples": float(len(wanted)), "anchors": float(len(kept))}
         step, steps = 0, self._config.steps
         for label, anchor in batches:
-            _set_rate(optimizer, self._config, step / steps)
+            set_rate(optimizer, self._config.lr, self._config.warmup, step / steps)
             loss = self._step(label, anchor, optimizer)
             step, spent = step + 1, time.perf_counter() - started
             steps = self._affordable(step, steps, spent)
@@ -114,23 +114,10 @@ class Trainer:
 
     def save(self, directory: Path) -> None:
         """Write the candidate as bfloat16 safetensors beside the base's tokenizer and configuration."""
-        directory.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(
-            self._dir, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LIVE_ONLY, *WEIGHTS, ".*")
-        )
-        self._model.to(torch.bfloat16).save_pretrained(directory)
+        save_model(self._model, self._dir, directory)
 
     def _anchors(self) -> int:
         return self._config.anchor_batch if self._config.anchor_weight else 0
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        matrices = [p for p in self._model.parameters() if p.ndim > 1]
-        others = [p for p in self._model.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": self._config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self._config.lr, betas=(0.9, 0.98), fused=True)
 
     def _draw(self, samples: list[Encoded], size: int) -> Iterator[list[Encoded]]:
         """Batches of ``size`` without end, of samples of similar length; every sample once before any comes twice."""
@@ -235,6 +222,13 @@ def load_model(directory: Path, device: str, dtype: torch.dtype) -> Any:
     return model.to(device)
 
 
+def save_model(model: Any, base_dir: Path, directory: Path) -> None:
+    """Write ``model`` as bfloat16 safetensors into ``directory``, with the tokenizer and configuration of its base."""
+    ignored = shutil.ignore_patterns(*LIVE_ONLY, *WEIGHTS, ".*")
+    shutil.copytree(base_dir, directory, dirs_exist_ok=True, ignore=ignored)
+    model.to(torch.bfloat16).save_pretrained(directory)
+
+
 def device_of(config: TrainConfig) -> str:
     """The torch device type ``auto`` stands for."""
     if config.device != "auto":
@@ -242,13 +236,22 @@ def device_of(config: TrainConfig) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def adamw(model: Any, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over all of ``model``; norms and biases do not decay."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, peak: float, warmup: float, done: float) -> None:
+    """Warm-up over the share ``warmup``, then linear to 0, by the share of the run that is done."""
+    rate = peak * min((done + 1e-3) / max(warmup, 1e-3), (1.0 - done) / (1.0 - warmup), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def _figures(step: int, steps: int, loss: AnchoredLoss, seconds: float) -> dict[str, float]:
     values = {"loss": loss.total.item(), "nll": loss.nll.item(), "kl": loss.kl.item()}
     return {"step": float(step), "steps": float(steps), **values, "seconds": seconds}
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, done: float) -> None:
-    """Warm-up, then linear to 0, by the share of the run that is done."""
-    rate = config.lr * min((done + 1e-3) / max(config.warmup, 1e-3), (1.0 - done) / (1.0 - config.warmup), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
