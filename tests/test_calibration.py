@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -78,6 +79,43 @@ def test_a_calibrator_with_a_nan_is_refused(fitted: Calibrator) -> None:
     data["intercept"] = math.nan
     with pytest.raises(ValueError, match="not a calibrator"):
         Calibrator.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "says"),
+    [
+        ("intercept", 1e308, "intercept must be a number of at most 1e+30 in size, got 1e+308"),
+        ("intercept", "3", "intercept must be a number"),
+        ("intercept", 10**400, "intercept must be a number"),
+        ("weights", [0.0] * 5 + [1e308], "weights[5] must be a number of at most"),
+        ("weights", 3, "weights must be a list of numbers, got 3"),
+        ("center", [math.inf] * 6, "center[0] must be a number"),
+        ("scale", [1.0] * 5 + [1e-320], "scales >= 1e-30"),
+        ("samples", math.inf, "samples must be a whole number >= 0, got inf"),
+        ("samples", -1, "samples must be a whole number >= 0, got -1"),
+        ("samples", True, "samples must be a whole number"),
+    ],
+)
+def test_a_number_that_cannot_be_computed_with_is_refused_by_name(
+    fitted: Calibrator, key: str, wrong: object, says: str
+) -> None:
+    data = {**json.loads(fitted.to_json()), key: wrong}
+    with pytest.raises(ValueError, match=re.escape(says)):
+        Calibrator.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("key", ["features", "center", "scale", "weights", "intercept", "samples"])
+def test_a_key_that_is_missing_is_named(fitted: Calibrator, key: str) -> None:
+    data = json.loads(fitted.to_json())
+    del data[key]
+    with pytest.raises(ValueError, match=f"not a calibrator: {key} is missing"):
+        Calibrator.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"features": ' * 10_000])
+def test_brackets_without_end_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a calibrator"):
+        Calibrator.from_json(text)
 
 
 @pytest.mark.parametrize("outcome", [True, False])
@@ -236,6 +274,23 @@ def test_json_gives_the_same_map_back(kind: type[Platt | Isotonic]) -> None:
 )  # fmt: skip
 def test_what_is_not_a_map_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a score map"):
+        map_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"map": "platt", "intercept": 1e308, "slope": 1, "samples": 3}', "intercept must be a number of at most"),
+        ('{"map": "platt", "intercept": 0, "slope": 1e308, "samples": 3}', "slope must be a number of at most"),
+        ('{"map": "platt", "intercept": 0, "slope": 1, "samples": Infinity}', "samples must be a whole number"),
+        ('{"map": "isotonic", "knots": [-1e308, 1e308], "values": [0, 1], "samples": 3}', "knots[0] must be a number"),
+        ('{"map": "isotonic", "knots": [0], "values": [0.5], "samples": 1e999}', "samples must be a whole number"),
+        ('{"map": "isotonic", "knots": [0], "samples": 3}', "values is missing"),
+        ('{"map": ["platt"]}', "not a score map"),
+    ],
+)
+def test_a_map_names_what_cannot_be_computed_with(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
         map_from_json(text)
 
 

@@ -117,6 +117,7 @@ def test_the_base_install_asks_and_says_what_it_lacks(arguments: list[str], expe
     [
         ({}, "none in force"),
         ({"drift_alarm": 1.0, "threshold_floor": 0.9}, "drift is suspected, the threshold is at least 0.90"),
+        ({"inputs_clamped": 2.0}, "2 figures lie outside what the threshold was fitted on"),
         ({"budget_left": 0.25}, "25% of the cap is left"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from actors.log_record import OffloadRecord
 from orchestrator.bundled.train import MODELS
 from orchestrator.client import Latency, Link, RouteInfo
 from orchestrator.demo.play import Outcome
-from orchestrator.demo.reference import Case, frontier, with_whole_drafts
+from orchestrator.demo.reference import Case, cases, frontier, with_whole_drafts
 from orchestrator.demo.report import write_report
 from orchestrator.demo.summary import PhaseResult, figures, longest_gap_ms, phase_summary
 from orchestrator.demo.workload import Phase, stages, traffic
 from orchestrator.tasks.generator import Split, tasks
+from policies.types import CloudSpeed, Objective, Prices
 
 TASK = next(tasks(0, Split.TEST))
 
@@ -79,6 +81,19 @@ def test_counterfactual_policies_use_the_answer_they_would_have_served() -> None
     assert curves["link-aware threshold"][0].price_usd == pytest.approx(0.01 / 3)
     prices = [point.price_usd for point in curves["fixed thresholds"]]
     assert prices == sorted(prices)
+
+
+def test_a_prompt_is_priced_with_what_is_cached_of_it_as_in_a_replay() -> None:
+    """Two prompts of 1,000 tokens were asked, all and half of whose tokens were cached; a third was not asked."""
+    prices = Prices(input_usd_per_mtok=1.0, cached_usd_per_mtok=0.1)
+    base = OffloadRecord(
+        time_us=1, request_id="r", request_hash="0", messages="[]", cloud="", prices=prices, prompt_tokens=1000
+    )
+    records = [
+        replace(base, cloud_input_tokens=sent, cloud_cached_tokens=hit) for sent, hit in ((800, 800), (800, 400))
+    ]
+    given = cases([(TASK, record) for record in (*records, base)], {}, Objective(1.0, 0.0, 1.0), CloudSpeed())
+    assert [case.price_usd for case in given] == pytest.approx([1e-4, 5.5e-4, 3.25e-4])
 
 
 def test_the_workload_has_400_requests_over_four_links_and_fresh_tasks_each_phase() -> None:

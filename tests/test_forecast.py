@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -101,3 +102,27 @@ def test_scores_outside_zero_and_one_are_refused() -> None:
     data["spread"]["quantiles"][0][0] = 2.0
     with pytest.raises(ValueError, match="quantiles"):
         Forecast.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "says"),
+    [
+        ("samples", math.inf, "samples must be a whole number >= 0, got inf"),
+        ("edges", [1e308], r"edges\[0\] must be a number of at most"),
+        ("edges", [math.nan], r"edges\[0\] must be a number"),
+        ("quantiles", [[0.5], [10**400]], r"quantiles\[1\]\[0\] must be a number"),
+        ("quantiles", 3, "not a forecast"),
+    ],
+)
+def test_a_number_that_cannot_be_computed_with_is_refused_by_name(key: str, wrong: object, says: str) -> None:
+    data = json.loads(FORECAST.to_json())
+    data["spread"][key] = wrong
+    with pytest.raises(ValueError, match=says):
+        Forecast.from_json(json.dumps(data))
+
+
+def test_a_spread_that_is_no_object_is_no_missing_one() -> None:
+    data = json.loads(FORECAST.to_json())
+    for wrong in (0, "", [], 5):
+        with pytest.raises(ValueError, match="not a forecast"):
+            Forecast.from_json(json.dumps({**data, "spread": wrong}))

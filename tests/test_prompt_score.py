@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.calibration import auroc, ece
+from policies.preference import packed
 from policies.prompt_score import BITS, LONGEST, PromptScore, buckets, ridge_logistic
 
 EASY, HARD = ("show", "list", "print"), ("unless", "except", "whichever")
@@ -124,6 +125,24 @@ def test_a_file_of_another_hashing_is_refused_by_its_name(fitted: PromptScore) -
     data = {**json.loads(fitted.to_json()), "hashing": "0: letters"}
     with pytest.raises(ValueError, match="0: letters"):
         PromptScore.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dense": [1e308, 0.0]}, r"dense\[0\] must be a number of at most"),
+        ({"dense": [0.0, math.inf]}, r"dense\[1\] must be a number"),
+        ({"map": '{"map": "platt", "intercept": 0, "slope": 1e308, "samples": 3}'}, "slope must be a number"),
+        ({"map": '{"map": "platt", "intercept": 0, "slope": 1, "samples": Infinity}'}, "samples must be a whole"),
+        ({"table": packed(np.full(1 << BITS, 1e35))}, "weights must be numbers of at most"),
+        ({"table": {**packed(np.zeros(1 << BITS)), "shape": [10**400]}}, "not a prompt score"),
+    ],
+)
+def test_a_number_that_cannot_be_computed_with_is_refused_by_name(
+    fitted: PromptScore, change: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        PromptScore.from_json(json.dumps({**json.loads(fitted.to_json()), **change}))
 
 
 @pytest.mark.parametrize("outcome", [True, False])

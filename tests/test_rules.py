@@ -80,6 +80,16 @@ def test_a_measured_gain_moves_the_closed_form_of_its_own_weights_alone(tmp_path
     assert measured < 0.8 < builder(snapshot).threshold(state, WORK) == plain.threshold(state, WORK)
 
 
+@pytest.mark.parametrize("kind", ["fixed", "optimal", "funcdyn"])
+def test_a_floor_holds_for_every_kind_whether_it_is_the_routers_or_the_sites(tmp_path: Path, kind: str) -> None:
+    file = str(fitted(tmp_path, "edge-0001")) if kind == "funcdyn" else None
+    plain = {"kind": kind, "file": file, "value": 0.2}
+    dead = replace(GOOD, up_bps=100.0)  # the closed form asks little here
+    for floor, snapshot in ((0.0, replace(SNAPSHOT, threshold_floor=0.9)), (0.9, SNAPSHOT)):
+        builder = PolicyBuilder(default_config(policy={**plain, "floor": floor}), Weights("edge-0001", tmp_path))
+        assert builder(snapshot).threshold(RoutingState(dead, CHEAP), WORK) == 0.9
+
+
 def test_a_policy_fitted_for_other_weights_is_refused_at_the_start(tmp_path: Path) -> None:
     config = default_config(policy={"kind": "funcdyn", "file": str(fitted(tmp_path, "edge-0001"))})
     with pytest.raises(BadConfig, match=r"score_version.*edge-0001.*edge-0007.*Fix"):

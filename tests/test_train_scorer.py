@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +104,43 @@ def test_too_few_answers_are_refused_with_their_number(tmp_path: Path, system: t
     config = system[0].model_copy(update={"log": system[0].log.model_copy(update={"dir": tmp_path / "empty"})})
     with pytest.raises(BadConfig, match=rf"0 drafts .* {MIN_LABELLED} are needed\. Fix"):
         train_scorer("preference", config, quiet())
+
+
+def logged(system: tuple[Config, ModelVersion], directory: Path, records: Sequence[OffloadRecord]) -> Config:
+    """The system with another log."""
+    log = OffloadLog(directory, "s")
+    for record in records:
+        log.append(record)
+    assert log.flush()
+    log.close()
+    return system[0].model_copy(update={"log": system[0].log.model_copy(update={"dir": directory})})
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_answers_that_are_all_right_or_all_wrong_publish_no_scorer(
+    tmp_path: Path, system: tuple[Config, ModelVersion], right: bool
+) -> None:
+    config, version = system
+    alike = [answered(n, version.version, right) for n in range(2 * MIN_LABELLED)]
+    store = ModelStore(config.store_dir)
+    before = store.list("edge")
+    word = "right" if right else "wrong"
+    with pytest.raises(BadConfig, match=rf"all {len(alike)} labelled drafts are {word}: nothing tells .*Fix"):
+        train_scorer("preference", logged(system, tmp_path, alike), quiet())
+    assert store.list("edge") == before
+
+
+@pytest.mark.parametrize("propensity", [-1.0, math.nan, 1e-320, 2.0])
+def test_a_record_that_makes_no_sense_is_not_learnt_from_and_named(
+    tmp_path: Path, system: tuple[Config, ModelVersion], propensity: float
+) -> None:
+    version, shown = system[1].version, Console(file=io.StringIO(), width=200)
+    sensible = [answered(n, version, True) for n in range(MIN_LABELLED - 1)]
+    config = logged(system, tmp_path, [*sensible, replace(answered(99, version, False), propensity=propensity)])
+    with pytest.raises(BadConfig, match=rf"^{MIN_LABELLED - 1} drafts of these weights"):
+        train_scorer("preference", config, shown)
+    assert isinstance(shown.file, io.StringIO)
+    assert "make no sense are left out, 1 in all: propensity must lie in" in shown.file.getvalue()
 
 
 def test_without_a_version_there_is_nothing_to_fit_for(tmp_path: Path) -> None:

@@ -105,16 +105,17 @@ def cases(
     states = [RoutingState(record.link, record.prices, record.queue_s) for record in records]
     paid = amounts(pa.Table.from_batches([to_batch(records)]))
     prices = (unit_prices(states, speed, objective) * paid).sum(axis=1)
+    texts = [answers[_question(task.messages)] if record.cloud is None else record.cloud for task, record in pairs]
     return [
         Case(
             score=record.score,
             edge_correct=is_correct(task, parse(record.draft).calls),
-            cloud_correct=is_correct(task, parse(record.cloud or answers[_question(task.messages)]).calls),
+            cloud_correct=is_correct(task, parse(text).calls),
             link_up=record.link.up,
             offloaded=record.route == "cloud",
             price_usd=float(price_usd),
         )
-        for (task, record), price_usd in zip(pairs, prices, strict=True)
+        for (task, record), text, price_usd in zip(pairs, texts, prices, strict=True)
     ]
 
 
