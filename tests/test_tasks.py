@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.tasks.countdown import puzzles, solves
 from orchestrator.tasks.generator import KINDS, Split, Task, shared_tools, tasks
 from orchestrator.tasks.tools import TOOLS
 from orchestrator.tasks.verify import is_correct, is_schema_valid
@@ -77,14 +76,3 @@ def test_every_tool_declares_a_valid_closed_schema() -> None:
         parameters = tool["function"]["parameters"]
         assert schema_error(parameters) is None
         assert parameters["additionalProperties"] is False
-
-
-def test_countdown_puzzles_are_solved_by_their_own_solutions() -> None:
-    for puzzle in itertools.islice(puzzles(0), 300):
-        assert solves(puzzle, puzzle.solution), puzzle
-
-
-@pytest.mark.parametrize("expression", ["", "1 +", "__import__('os')", "9**9**9", "(" * 5000, "1/0", "6 + 6 + 6"])
-def test_countdown_refuses_what_is_not_a_solution(expression: str) -> None:
-    puzzle = next(p for p in puzzles(1) if p.target != 18)
-    assert not solves(puzzle, expression)
