@@ -33,19 +33,21 @@ log = logging.getLogger(__name__)
 
 NET = ("first", "first_bias", "second", "second_bias", "third", "third_bias")
 ENV = "netgpt-routing"
-STEP_STD = 0.05  # of tau while exploring: changes the decision on a few drafts in a hundred
+STEP_STD = 0.5  # of tau's logit while exploring: changes the decision on a few drafts in a hundred
 CRITIC_WIDTH = 64
+HORIZON = 50  # blocks that count: past a queue, and about as far as an empty bucket needs to be full
 BATCH_STEPS, ENVS = 2000, 8
 JUDGE_EVERY = 5  # iterations; a judgement takes about as long as one
 
 
 @dataclass(frozen=True, slots=True)
 class PPORun:
-    """What PPO came to: the best policy seen, and utilities in V per request on the held-out scenarios.
+    """What PPO came to: the best policy seen, ``start`` included, and what the judge said of both.
 
     ``iteration`` is the one the policy is from; 0 is the start, which nothing beat.
     """
 
+    start: PolicyNet
     policy: PolicyNet
     iteration: int
     start_value: float
@@ -65,12 +67,12 @@ class MonotoneModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
         self.critic = nn.Sequential(nn.Linear(len(INPUTS), CRITIC_WIDTH), nn.Tanh(), nn.Linear(CRITIC_WIDTH, 1))
 
     def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
-        tau = net_logits(dict(self.net.items()), batch[Columns.OBS], self.low, self.high).sigmoid()[..., None]
-        return {Columns.ACTION_DIST_INPUTS: torch.cat([tau, self.log_std.expand_as(tau)], dim=-1)}
+        logit = net_logits(dict(self.net.items()), batch[Columns.OBS], self.low, self.high)[..., None]
+        return {Columns.ACTION_DIST_INPUTS: torch.cat([logit, self.log_std.expand_as(logit)], dim=-1)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:  # noqa: ARG002
-        values: Tensor = self.critic(batch[Columns.OBS]).squeeze(-1)
-        return values
+        rate: Tensor = self.critic(batch[Columns.OBS]).squeeze(-1)
+        return HORIZON * rate
 
 
 def train_ppo(
@@ -106,7 +108,7 @@ def train_ppo(
                 kept, from_iteration, best = policy, iteration, value
     finally:
         algorithm.stop()
-    return PPORun(kept, from_iteration, start_value, best)
+    return PPORun(start, kept, from_iteration, start_value, best)
 
 
 def _config(start: PolicyNet, env: Mapping[str, Any], seed: int) -> PPOConfig:
@@ -119,13 +121,14 @@ def _config(start: PolicyNet, env: Mapping[str, Any], seed: int) -> PPOConfig:
         .rl_module(rl_module_spec=RLModuleSpec(module_class=MonotoneModule, model_config={"net": net}))
         .training(
             lr=1e-3,  # 3e-4 was still on its way up after 40 iterations
-            gamma=0.98,  # looks fifty blocks ahead: past a queue, about as far as a budget's window
+            gamma=1.0 - 1.0 / HORIZON,
             lambda_=0.95,
             train_batch_size_per_learner=BATCH_STEPS,
             minibatch_size=250,
             num_epochs=8,
             clip_param=0.2,
             vf_clip_param=math.inf,
+            vf_loss_coeff=1.0 / HORIZON**2,
             grad_clip=0.5,
         )
         .debugging(seed=seed, log_level="ERROR")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -35,20 +35,12 @@ from policies.soft_gate import best_thresholds, check_enough, earned, fit_funcdy
 from policies.threshold import OptimalThreshold
 from policies.types import LinkState, Prices, RoutingState
 
-if TYPE_CHECKING:
-    from policies.routing_env import Coupling, Scenario
-
 T = TypeVar("T")
 Policy = FuncDyn | PolicyNet | OptimalThreshold
 
 HELD_OUT = 0.3
 WEIGHT_CAP = 20.0  # the weight of an audit at the default rate; more on one record only adds noise
 DESIGN_STATES, LOG_STATES = 256, 64
-TRACES = ("driving", "rural", "walking")
-SLICE_S = 30  # the first half minute of a trace is trained on, the second held out
-SCENARIO_S, ARRIVALS_PER_S = 300.0, 4.0
-LOAD = 1.2  # of the coupled cloud if everything went there: a queue that decisions can keep short, or not
-BUDGET_SHARE = 0.3  # of all requests: less than an unconstrained threshold would send
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,71 +162,28 @@ def spread(items: Sequence[T], most: int) -> Sequence[T]:
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).astype(int))] if items else []
 
 
-def scenarios(prices: Prices, count: int, seed: int, held_out: bool) -> list[Scenario]:
-    """The bundled traces with random round-trip times and tariffs, and requests that come at random (Poisson)."""
-    from cluster.traces import resolve  # noqa: PLC0415
-    from policies.routing_env import Scenario  # noqa: PLC0415
-
-    random = np.random.default_rng([seed, held_out])
-    start, made = SLICE_S * held_out, []
-    for index in range(count):
-        name = TRACES[index % len(TRACES)]
-        up, down = (
-            [8.0 * (trace.arrived(s + 1.0) - trace.arrived(s)) for s in range(start, start + SLICE_S)]
-            for trace in (resolve(f"{name}.up"), resolve(f"{name}.down"))
-        )
-        rtt_ms, tariff = float(np.exp(random.uniform(math.log(20), math.log(300)))), float(random.choice([1.0, 2.0]))
-        now = Prices(**{field.name: getattr(prices, field.name) * tariff for field in fields(Prices)})
-        trace = [
-            (float(s), RoutingState(LinkState(rtt_ms, up[s % SLICE_S], down[s % SLICE_S]), now))
-            for s in range(int(SCENARIO_S))
-        ]
-        made.append(
-            Scenario(
-                trace, np.sort(random.uniform(0, SCENARIO_S, random.poisson(SCENARIO_S * ARRIVALS_PER_S) + 1)).tolist()
-            )
-        )
-    return made
-
-
-def coupling(outcomes: Outcomes, value_usd: float) -> Coupling:
-    """Tokens for ``BUDGET_SHARE`` of a minute's requests, any more fined at an answer's worth each; a busy cloud."""
-    from policies.routing_env import Coupling  # noqa: PLC0415
-
-    tokens = float(np.average(outcomes.amounts[:, 1:4].sum(axis=1), weights=outcomes.weights))
-    offered = tokens * ARRIVALS_PER_S
-    return Coupling(BUDGET_SHARE * offered * 60.0, 60.0, value_usd / tokens, offered / LOAD, "tokens")
-
-
 def _ppo(
     start: PolicyNet, outcomes: tuple[Outcomes, Outcomes], config: Config, iterations: int, seed: int
 ) -> tuple[PolicyNet, dict[str, float]]:
-    """The better of ``start`` and what PPO makes of it, with what each rule earns on the held-out traces."""
+    """What search and PPO make of ``start``, with what each rule earns on the held-out traces."""
     from cluster import session  # noqa: PLC0415
-    from cluster.train_policy import train_ppo  # noqa: PLC0415
-    from policies.routing_env import play  # noqa: PLC0415
-    from policies.threshold import FixedThreshold  # noqa: PLC0415
+    from orchestrator.coupled import best_fixed, best_priced, improved, worlds  # noqa: PLC0415
 
-    train, held = outcomes
-    objective, speed = config.policy.objective, config.policy.speed
-    coupled = coupling(train, objective.value_usd)
-    shown, hidden = (scenarios(_prices(config), 12, seed, held_out) for held_out in (False, True))
-
-    def judge(policy: Any, data: Outcomes = held, where: Sequence[Scenario] = hidden) -> float:
-        return play(policy, data, where, coupled, speed, objective, seed=seed)
-
-    env = {"outcomes": train, "scenarios": shown, "coupling": coupled, "speed": speed, "objective": objective}
+    options = config.policy
+    train, choose, judge = worlds(outcomes, _prices(config), options.speed, options.objective, seed)
     live = session.start(config.ray)
     try:
-        run = train_ppo(start, env, judge, iterations, seed)
+        run = improved(start, train, choose, iterations)
     finally:
         live.stop()
-    fixed = max((FixedThreshold(n / 50) for n in range(51)), key=lambda policy: judge(policy, train, shown))
+    fixed = best_fixed(train)
     return run.policy, {
-        f"best fixed ({fixed.value:.2f})": judge(fixed),
-        "closed form": judge(OptimalThreshold(objective, speed, config.policy.floor)),
-        "soft gate": run.start_value,
-        f"PPO, iteration {run.iteration}" if run.iteration else "PPO never beat the soft gate": run.best_value,
+        f"best fixed ({fixed.value:.2f})": judge.earned(fixed),
+        "closed form": judge.earned(OptimalThreshold(options.objective, options.speed, options.floor)),
+        "closed form, best price on the cloud": judge.earned(best_priced(train)),
+        "soft gate": judge.earned(start),
+        "after the search": judge.earned(run.start),
+        f"PPO, iteration {run.iteration}": judge.earned(run.policy),
     }
 
 

@@ -1,32 +1,35 @@
 """Routing as a sequential decision problem: today's offload is paid for tomorrow, by a queue and by a budget.
 
 ``Episode`` is the dynamics: logged requests with both answers (``Outcomes``) arrive at given times on a link that
-follows a trace. What goes to the cloud waits behind what went before, spends the budget of its window, and what
-overruns the budget is fined. ``RoutingEnv`` is its Gymnasium form: the observation is what a fitted threshold sees, the
-action the threshold for the next block of requests, the reward the block's utility. ``play`` is a policy's run.
+follows a trace. What goes to the cloud waits behind what went before, and takes from the very ``TokenBucket`` that caps
+a site; what the bucket cannot give is answered from the edge, as a site does. ``budget_left`` is the bucket's, so what
+a policy is trained on is what it will see. Two things are easier here than in serving: the queue and the link are known
+exactly, not estimated. ``RoutingEnv`` is the Gymnasium form: the observation is what a fitted threshold sees, the
+action the threshold of the next block of requests. ``play`` is a policy's run, each request with its own threshold.
 Deterministic given a seed. Needs gymnasium; nothing that serves imports this module.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from policies.checks import nonnegative
+from policies.budget import TokenBucket
 from policies.cost import unit_costs, unit_prices
-from policies.funcdyn import INPUTS, StateInputs
+from policies.funcdyn import INPUTS, StateInputs, sigmoid
 from policies.outcomes import Outcomes
-from policies.soft_gate import typical_work
+from policies.score import FloatArray
 from policies.threshold import ThresholdPolicy
-from policies.types import CloudSpeed, Objective, RoutingState
+from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
 
 Observation = npt.NDArray[np.float32]
+MOST_LOGIT = 10.0  # of an action: 1e-4 from 0 and 1, finer than any calibrated score
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +62,14 @@ class Coupling:
     """What one offload costs the next.
 
     Args:
-        budget: dollars or tokens for each window.
-        window_s: length of a window; what is left of a budget ends with it.
-        fine_usd: for every dollar or token past the budget.
+        budget: dollars or tokens that may be spent at once, and that come back over a window.
+        window_s: seconds in which an empty bucket is full again.
         tokens_per_s: at which the cloud works requests off, one after another.
         unit: of the budget.
     """
 
     budget: float
     window_s: float
-    fine_usd: float
     tokens_per_s: float
     unit: Literal["usd", "tokens"] = "usd"
 
@@ -76,7 +77,6 @@ class Coupling:
         for name in ("budget", "window_s", "tokens_per_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a finite number > 0, got {getattr(self, name)!r}")
-        nonnegative(fine_usd=self.fine_usd)
 
 
 class Episode:
@@ -100,12 +100,15 @@ class Episode:
         kappa = unit_prices(self._states, speed, objective)[self._index]
         money = unit_costs(self._states, speed)[0][self._index]
         spent = (money * paid).sum(axis=1) if coupling.unit == "usd" else tokens
-        self._edge = outcomes.edge_right.tolist()
+        self._edge: list[float] = outcomes.edge_right.tolist()
         self._cloud = (outcomes.cloud_right - (kappa * paid).sum(axis=1) / value).tolist()
+        self._better: list[float] = np.maximum(self._edge, self._cloud).tolist()
         self._score, self._spent = outcomes.score.tolist(), spent.tolist()
         self._work_s = (tokens / coupling.tokens_per_s).tolist()
-        self._second, self._fine = objective.second_usd / value, coupling.fine_usd / value
-        self._next, self._free_s, self._window, self._used = 0, -math.inf, -1, 0.0
+        self._second = objective.second_usd / value
+        self._amounts = paid.astype(int).tolist()
+        self._bucket = TokenBucket(coupling.budget, coupling.window_s)
+        self._next, self._free_s = 0, -math.inf
 
     @property
     def done(self) -> bool:
@@ -117,37 +120,46 @@ class Episode:
         """What the next request finds (after the last one, what it found)."""
         i = min(self._next, len(self._arrivals) - 1)
         now, state = self._arrivals[i], self._states[self._index[i]]
-        used = self._used if self._window == now // self._coupling.window_s else 0.0
-        left = max(0.0, 1.0 - used / self._coupling.budget)
-        return replace(state, queue_s=state.queue_s + max(0.0, self._free_s - now), budget_left=left)
+        queue_s = state.queue_s + max(0.0, self._free_s - now)
+        return RoutingState(state.link, state.prices, queue_s, self._bucket.left(now))
+
+    @property
+    def work(self) -> CloudWork:
+        """What the next request would ask of the cloud (after the last one, what it asked)."""
+        _, fresh, cached, output, up, down = self._amounts[min(self._next, len(self._arrivals) - 1)]
+        return CloudWork(up, down, fresh + cached, output, cached)
 
     def serve(self, tau: float, count: int) -> float:
-        """Answer the next ``count`` requests under ``tau``: the sum of their utilities less fines, in units of V."""
-        total = 0.0
+        """Answer the next ``count`` requests under ``tau``: the sum of their utilities in units of V."""
+        return sum(utility for _, utility in self._answered(tau, count))
+
+    def regret(self, tau: float, count: int) -> float:
+        """What the same requests earn less than the better answer of each, were the cloud free for all of them.
+
+        That yardstick is the same for every tau, and takes with it most of the noise: who asked what.
+        """
+        return sum(self._better[i] - utility for i, utility in self._answered(tau, count))
+
+    def _answered(self, tau: float, count: int) -> Iterator[tuple[int, float]]:
         for i in range(self._next, min(self._next + count, len(self._arrivals))):
-            if (self._score[i] >= tau and self._score[i] > 0) or not self._states[self._index[i]].link.up:
-                total += self._edge[i]
-            else:
-                total += self._offload(i)
+            kept = (self._score[i] >= tau and self._score[i] > 0) or not self._states[self._index[i]].link.up
+            given = kept or not self._bucket.take(self._spent[i], self._arrivals[i])
             self._next = i + 1
-        return total
+            yield i, self._edge[i] if given else self._offload(i)
 
     def _offload(self, i: int) -> float:
-        now, coupling = self._arrivals[i], self._coupling
-        wait_s = max(0.0, self._free_s - now)
-        self._free_s = now + wait_s + self._work_s[i]
-        if self._window != now // coupling.window_s:
-            self._window, self._used = int(now // coupling.window_s), 0.0
-        before = max(self._used, coupling.budget)
-        self._used += self._spent[i]
-        return float(self._cloud[i] - self._second * wait_s - self._fine * max(0.0, self._used - before))
+        wait_s = max(0.0, self._free_s - self._arrivals[i])
+        self._free_s = self._arrivals[i] + wait_s + self._work_s[i]
+        return float(self._cloud[i] - self._second * wait_s)
 
 
 class RoutingEnv(gymnasium.Env[Observation, Observation]):
     """Gymnasium's view: each episode plays one of ``scenarios`` with requests drawn from ``outcomes`` by weight.
 
-    The observation is ``inputs.encode`` of the state, [len(INPUTS)] in [0, 1]; the action tau, [1] in [0, 1], held for
-    ``block`` requests; the reward the block's utility in V over ``block``.
+    The observation is ``inputs.encode`` of the state, [len(INPUTS)] in [0, 1]; the action the logit of tau, [1], held
+    for ``block`` requests; the reward minus the block's ``Episode.regret`` in V over ``block``. A logit, because scores
+    crowd at 0 and 1: there a step of one size in tau is now nothing, now everything. Episodes are truncated, never
+    terminated: the trace ends, a site does not.
     """
 
     def __init__(
@@ -165,7 +177,7 @@ class RoutingEnv(gymnasium.Env[Observation, Observation]):
                 f"needs scenarios, outcomes and block >= 1, got {len(scenarios)}, {len(outcomes)}, {block}"
             )
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(INPUTS),), np.float32)
-        self.action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-MOST_LOGIT, MOST_LOGIT, (1,), np.float32)
         self._outcomes, self._scenarios, self._inputs, self._block = outcomes, scenarios, inputs, block
         self._world = (coupling, speed, objective)
 
@@ -180,10 +192,9 @@ class RoutingEnv(gymnasium.Env[Observation, Observation]):
         return self._observe(), {}
 
     def step(self, action: Observation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Answer the next block under the threshold ``action[0]``, clipped to [0, 1]."""
-        tau = min(max(float(action[0]), 0.0), 1.0)
-        reward = self._episode.serve(tau, self._block) / self._block
-        return self._observe(), reward, self._episode.done, False, {}
+        """Answer the next block under the threshold whose logit is ``action[0]``."""
+        reward = -self._episode.regret(sigmoid(float(action[0])), self._block) / self._block
+        return self._observe(), reward, False, self._episode.done, {}
 
     def _observe(self) -> Observation:
         return np.array(self._inputs.encode(self._episode.state), dtype=np.float32).clip(0.0, 1.0)
@@ -203,16 +214,18 @@ def play(
     speed: CloudSpeed,
     objective: Objective,
     *,
-    block: int = 10,
+    block: int = 1,
     seed: int = 0,
-) -> float:
-    """Mean utility in V per request of ``policy`` over ``scenarios``; the same requests for the same seed."""
-    random, work = np.random.default_rng(seed), typical_work(outcomes)
-    total, served = 0.0, 0
+) -> FloatArray:
+    """Mean utility in V per request of ``policy`` in each scenario: [len(scenarios)].
+
+    The same requests for the same seed, whatever the policy. ``policy`` is asked anew every ``block`` requests.
+    """
+    random, earned = np.random.default_rng(seed), []
     for scenario in scenarios:
-        n = len(scenario.arrivals_s)
-        episode = Episode(draw(outcomes, n, random), scenario, coupling, speed, objective)
+        rows = draw(outcomes, len(scenario.arrivals_s), random)
+        episode, total = Episode(rows, scenario, coupling, speed, objective), 0.0
         while not episode.done:
-            total += episode.serve(policy.threshold(episode.state, work), block)
-        served += n
-    return total / served
+            total += episode.serve(policy.threshold(episode.state, episode.work), block)
+        earned.append(total / len(rows))
+    return np.array(earned)

@@ -16,7 +16,7 @@ from test_soft_gate import GRID, OBJECTIVE, requests
 from actors.offload_log import OffloadLog, OffloadRecord
 from cluster.options import RayOptions
 from orchestrator.config import Config
-from orchestrator.train_policy import Source, from_log, scenarios, train_policy
+from orchestrator.train_policy import Source, from_log, train_policy
 from policies.errors import BadConfig, LogError
 from policies.policy_file import load_policy
 from policies.types import LinkState, Prices, Reason, Route
@@ -138,26 +138,13 @@ def test_ppo_trains_no_funcdyn(tmp_path: Path) -> None:
         train_policy(SOURCE, CONFIG, tmp_path / "policy.json", method="ppo", kind="funcdyn")
 
 
-def test_scenarios_held_out_are_other_parts_of_the_traces() -> None:
-    first, again = (scenarios(CONFIG.prices, 3, 0, True) for _ in range(2))
-    shown, hidden = (
-        {state.link.up_bps for one in some for _, state in one.trace}
-        for some in (scenarios(CONFIG.prices, 3, 0, False), first)
-    )
-    assert first == again
-    assert len(shown) > 50
-    assert len(shown & hidden) < 0.5 * len(hidden)  # rates are whole packets a second: some coincide
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_ppo_runs_for_real_and_never_returns_less_than_its_start(tmp_path: Path) -> None:
+def test_ppo_runs_for_real_and_the_table_has_every_rule(tmp_path: Path) -> None:
     import ray
 
     trained = train_policy(SOURCE, CONFIG, tmp_path / "policy.json", method="ppo", iterations=2)
-    soft = trained.coupled["soft gate"]
-    name, best = list(trained.coupled.items())[-1]
-    assert best >= soft
-    assert name.startswith("PPO") and (best > soft) == ("never" not in name)
+    fixed, *_, gate, searched, best = trained.coupled.values()
+    assert min(searched, best) > max(fixed, gate)
     assert load_policy(tmp_path / "policy.json", "edge-2") == trained.policy
     assert not ray.is_initialized()
