@@ -2,8 +2,8 @@
 
 All functions take one row per token that counts: logits [n, vocabulary] predict targets [n], weights [n] say how much
 each row counts (0 leaves it out), and the result is the weighted mean over rows in nats per token, exact over
-the full vocabulary. ``anchored_loss`` is the supervised case of the SFT-anchored objective (consistent with the
-abstract of arXiv 2511.22217): L = NLL(cloud's answer) + beta_F * KL(pi_SFT || pi).
+the full vocabulary. ``anchored_loss`` is the supervised case of the SFT-anchored objective (ours, consistent with the
+abstract of arXiv 2511.22217; ``policy_losses`` has the rest): L = NLL(cloud's answer) + beta_F * KL(pi_SFT || pi).
 """
 
 from __future__ import annotations
@@ -44,25 +44,28 @@ def anchored_loss(logits: Tensor, targets: Tensor, weights: Tensor, anchor: Anch
 
 def token_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """-log pi(target), weighted mean; a scalar, 0 when no row counts."""
-    return _mean(cross_entropy(logits.float(), targets, reduction="none"), weights)
+    return _mean(cross_entropy(_wide(logits), targets, reduction="none"), weights)
 
 
 def forward_kl(prior: Tensor, logits: Tensor, weights: Tensor) -> Tensor:
     """KL(pi_prior || pi), weighted mean; gradients flow into ``logits`` only."""
-    p = log_softmax(prior.detach().float(), dim=-1)
-    return _mean(_kl(p, log_softmax(logits.float(), dim=-1)), weights)
+    p = log_probabilities(prior.detach())
+    return _mean(kl_rows(p, log_probabilities(logits)), weights)
 
 
-def reverse_kl(prior: Tensor, logits: Tensor, weights: Tensor) -> Tensor:
-    """KL(pi || pi_prior), weighted mean: the trust region of a policy step; gradients flow into ``logits`` only."""
-    p = log_softmax(prior.detach().float(), dim=-1)
-    return _mean(_kl(log_softmax(logits.float(), dim=-1), p), weights)
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of each row; a token that p rules out (-inf) adds nothing."""
+def kl_rows(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of rows of log-probabilities, [n, vocabulary] each -> [n]; what p rules out (-inf) adds nothing."""
     probabilities = log_p.exp()
     return torch.where(probabilities > 0, probabilities * (log_p - log_q), 0.0).sum(-1)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-softmax over the last axis, in single precision at least."""
+    return log_softmax(_wide(logits), dim=-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policies.losses import Anchor, anchored_loss, forward_kl, reverse_kl, token_nll
+from policies.losses import Anchor, anchored_loss, forward_kl, token_nll
 
 ROWS, WORDS = 5, 7
 
@@ -32,22 +32,14 @@ def test_kl_between_two_coins_is_the_textbook_value() -> None:
     p, q = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]).log()
     expected = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     assert forward_kl(p, q, ones(1)).item() == pytest.approx(expected, abs=1e-6)
-    assert reverse_kl(q, p, ones(1)).item() == pytest.approx(expected, abs=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), shift=st.floats(-50, 50))
 def test_kl_is_never_negative_and_zero_only_for_the_same_distribution(seed: int, shift: float) -> None:
     p, q = sample(seed).float(), sample(seed + 1).float()
-    for kl in (forward_kl, reverse_kl):
-        assert kl(p, q, ones()).item() > 0
-        assert kl(p, p + shift, ones()).item() == pytest.approx(0, abs=1e-4)
-
-
-def test_forward_kl_explodes_where_the_candidate_drops_what_the_prior_can_do_and_reverse_does_not() -> None:
-    prior, dropped = torch.zeros(1, 2), torch.tensor([[0.0, -60.0]])
-    assert forward_kl(prior, dropped, ones(1)).item() > 25
-    assert reverse_kl(prior, dropped, ones(1)).item() == pytest.approx(math.log(2))
+    assert forward_kl(p, q, ones()).item() > 0
+    assert forward_kl(p, p + shift, ones()).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_a_token_the_prior_rules_out_adds_nothing() -> None:
@@ -81,30 +73,24 @@ def test_without_anchors_only_the_labels_count() -> None:
     assert loss.total.item() == loss.nll.item()
 
 
-@pytest.mark.parametrize("which", ["nll", "forward", "reverse", "anchored"])
-def test_gradients_agree_with_finite_differences(which: str) -> None:
+def test_gradients_agree_with_finite_differences() -> None:
     prior, targets, weights = sample(4), torch.arange(ROWS), torch.linspace(0.0, 2.0, ROWS, dtype=torch.float64)
 
-    def loss(logits: Tensor) -> Tensor:
-        if which == "nll":
-            return token_nll(logits, targets, weights)
-        if which == "anchored":
-            return anchored_loss(logits, targets, weights, Anchor(prior, logits, 2 - weights), beta=0.7).total
-        return (forward_kl if which == "forward" else reverse_kl)(prior, logits, weights)
+    def losses(logits: Tensor) -> tuple[Tensor, ...]:
+        anchored = anchored_loss(logits, targets, weights, Anchor(prior, logits, 2 - weights), beta=0.7)
+        return token_nll(logits, targets, weights), forward_kl(prior, logits, weights), anchored.total
 
-    logits = sample(5).requires_grad_()
-    loss(logits).backward()
-    assert logits.grad is not None
-    step = 1e-2  # the losses compute in single precision
-    for row, word in ((1, 2), (3, 0), (4, 4)):
-        shift = torch.zeros_like(logits)
-        shift[row, word] = step
-        slope = (loss(logits.detach() + shift) - loss(logits.detach() - shift)) / (2 * step)
-        assert slope.item() == pytest.approx(logits.grad[row, word].item(), abs=2e-4)
+    assert torch.autograd.gradcheck(losses, sample(5).requires_grad_())
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    logits = sample(2).bfloat16()
+    loss = token_nll(logits, torch.arange(ROWS), ones())
+    assert loss.dtype == torch.float32
+    assert loss.item() == token_nll(logits.float(), torch.arange(ROWS), ones()).item()
 
 
 def test_the_prior_receives_no_gradient() -> None:
-    prior = sample(6).requires_grad_()
-    logits = sample(7).requires_grad_()
-    (forward_kl(prior, logits, ones()) + reverse_kl(prior, logits, ones())).backward()
+    prior, logits = sample(6).requires_grad_(), sample(7).requires_grad_()
+    forward_kl(prior, logits, ones()).backward()
     assert prior.grad is None and logits.grad is not None
