@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.engine import Message, Prompt, Sampling, Tool
 from policies.json_schema import violation
+from policies.help_marker import asks_for_help
 from policies.toolcalls import CLOSE, OPEN, check, compact
 from policies.types import ParsedText, ToolCall
 
@@ -67,11 +68,12 @@ class ChatRequest:
     def strict_prompt(self, draft: str) -> Prompt | None:
         """The same under a grammar, where one can say what a valid answer is; else None.
 
-        A ``draft`` that tried to call a tool and failed says that a call is what the model wants.
+        A ``draft`` that tried to call a tool and failed says that a call is what the model wants; one that asked for
+        help where none is to be had gets this second attempt.
         """
         if self.must_call:
             return replace(self.prompt, schema=call_schema(self.shown_tools))
-        if self.shown_tools and OPEN in draft:
+        if self.shown_tools and (OPEN in draft or asks_for_help(draft)):
             return replace(self.prompt, schema=call_schema(self.shown_tools), prefill=OPEN, tool_choice="required")
         return None if self.response_schema is None else replace(self.prompt, schema=self.response_schema)
 

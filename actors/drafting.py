@@ -22,6 +22,7 @@ from actors.scorer import Proposal
 from actors.site_rules import Scorers
 from policies.decide import Patience, worth_making
 from policies.errors import EngineError, NetGPTError
+from policies.help_marker import asks_for_help
 from policies.toolcalls import parse
 from policies.types import CloudWork, Objective, ParsedText, Reason
 
@@ -182,6 +183,8 @@ class Drafter:
         unusable: Reason | None
         if completion.finish_reason == "abandoned":
             problem, unusable = "abandoned: it could no longer be kept", Reason.DRAFT_ABANDONED
+        elif asks_for_help(completion.text):
+            problem, unusable = "the model asked for help", Reason.DRAFT_ASKED_HELP
         else:
             problem = request.problem(parsed)
             unusable = Reason.DRAFT_INVALID if problem else None

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     SCORE_PASSED = "score_passed"
     SCORE_BELOW = "score_below"
     DRAFT_INVALID = "draft_invalid"
+    DRAFT_ASKED_HELP = "draft_asked_help"
     DRAFT_SKIPPED = "draft_skipped"
     DRAFT_ABANDONED = "draft_abandoned"
     LINK_DOWN = "link_down"
