@@ -7,17 +7,16 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import pytest
-from test_learner import accepted, call, record
+from test_learner import call, record
 
-from orchestrator.judges import CollaborativeJudge, LoggedJudge
-from orchestrator.lessons import readable
+from actors.judges import CollaborativeJudge, LoggedJudge
+from orchestrator.lessons import lessons
 from orchestrator.tasks.countdown import Puzzle, is_formatted, is_solved, puzzles
 from orchestrator.tasks.generator import Split
 from policies.help_marker import HELP
 from policies.reward import Hierarchy
 
-CASES, _ = readable([record(n) for n in range(4)])
+LABELS = lessons([record(n) for n in range(4)], "v", 1e-9).labels
 PUZZLES = list(islice(puzzles(0, Split.TRAIN), 6))
 
 
@@ -34,15 +33,10 @@ class Cloud:
 
 def test_an_answer_earns_more_the_more_it_says_what_the_cloud_said() -> None:
     right, other, broken, help_ = call("b"), call("a"), "<tool_call>{", HELP
-    judged = LoggedJudge(CASES)([2, 0], [[right, other], [broken, help_]])
+    judged = LoggedJudge(LABELS)([2, 0], [[right, other], [broken, help_]])
     assert judged.rewards[0, 0] > judged.rewards[0, 1] > judged.rewards[1].max()
     assert judged.outcome.right.tolist() == [[True, False], [False, False]]
     assert judged.outcome.asked.tolist() == [[False, False], [False, True]]
-
-
-def test_a_case_without_a_label_is_our_mistake() -> None:
-    with pytest.raises(AssertionError, match="reference"):
-        LoggedJudge(readable([accepted(1)])[0])
 
 
 def test_right_alone_beats_right_with_help_beats_wrong() -> None:

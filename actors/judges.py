@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from actors.policy_trainer import Judged
-from orchestrator.lessons import Case
-from orchestrator.verifiers import Verifier
+from actors.training import Sample
 from policies.help_marker import asks_for_help
 from policies.prompt_filter import Batch
 from policies.reward import CallWeights, Hierarchy, gated_reward, hierarchical_reward
-from policies.toolcalls import parse
+from policies.toolcalls import check, parse, same_answer
+
+Verifier = Callable[[Any, str], bool]
+"""Whether a text solves a task; ``orchestrator.verifiers`` has some."""
 
 AskCloud = Callable[[Sequence[Any]], Sequence[str]]
 """The cloud's answers to tasks, in their order."""
@@ -29,27 +31,24 @@ class LoggedJudge:
     """Answers to logged requests, each with the cloud's answer as the reference.
 
     Args:
-        cases: labelled ones only; their order is that of the prompts.
+        labels: requests with the cloud's answers, in the order of the prompts.
     """
 
-    def __init__(self, cases: Sequence[Case], weights: CallWeights | None = None) -> None:
-        assert all(case.cloud is not None for case in cases), "a case without the cloud's answer has no reference"
-        self._cases, self._weights = cases, weights or CallWeights()
+    def __init__(self, labels: Sequence[Sample], weights: CallWeights | None = None) -> None:
+        self._labels, self._weights = labels, weights or CallWeights()
+        self._references = [parse(label.answer) for label in labels]
 
     def __call__(self, chosen: Sequence[int], texts: Sequence[Sequence[str]]) -> Judged:
         """Rewards as in ``policies.reward.gated_reward``; saying the same as the cloud is the preference."""
-        rewards = [
-            [self._reward(self._cases[i], text) for text in group] for i, group in zip(chosen, texts, strict=True)
-        ]
-        right = [[self._cases[i].right(text) for text in group] for i, group in zip(chosen, texts, strict=True)]
+        found = [[self._reward(index, text) for text in group] for index, group in zip(chosen, texts, strict=True)]
+        rewards, right = np.moveaxis(np.array(found, dtype=np.float64), -1, 0)
         asked = np.array([[asks_for_help(text) for text in group] for group in texts], dtype=bool)
-        outcome = Batch(asked, np.array(right, dtype=bool) & ~asked, np.full(len(chosen), True))
-        return Judged(np.array(rewards, dtype=np.float64), outcome)
+        return Judged(rewards, Batch(asked, (right > 0) & ~asked, np.full(len(chosen), True)))
 
-    def _reward(self, case: Case, text: str) -> float:
-        assert case.cloud is not None
-        calls, preference = parse(text).calls, float(case.right(text))
-        return gated_reward(case.valid(text), calls, case.cloud.calls, self._weights, preference)
+    def _reward(self, index: int, text: str) -> tuple[float, bool]:
+        label, reference, answer = self._labels[index], self._references[index], parse(text)
+        right, valid = same_answer(answer, reference), check(answer, label.tools) is None
+        return gated_reward(valid, answer.calls, reference.calls, self._weights, float(right)), right
 
 
 class CollaborativeJudge:
