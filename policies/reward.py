@@ -132,6 +132,9 @@ def argument_f1(calls: Sequence[ToolCall], reference: Sequence[ToolCall]) -> flo
     arguments are right: the order of calls does not matter, and a call made twice earns once. Without any argument on
     either side it is 1 for the same tools and 0 for others. Together with ``same_tools`` it is 1 exactly for answers
     that mean the same.
+
+    Raises:
+        ValueError: an argument is no JSON value (an infinity; ``toolcalls.parse`` never gives one).
     """
     ours, theirs = [_items(call) for call in calls], [_items(call) for call in reference]
     total = sum(map(len, ours)) + sum(map(len, theirs))
