@@ -36,7 +36,9 @@ def without_request(text: str) -> str:
     An answer's own wrapping left open by the cut (``<answer>``) goes with it; reasoning before it stays.
     """
     start = _request_at(text)
-    return text if start is None else re.sub(r"\s*(?:<answer>|\\boxed\{)?\s*\Z", "", text[:start])
+    if start is None:
+        return text
+    return text[:start].rstrip().removesuffix("<answer>").removesuffix("\\boxed{").rstrip()
 
 
 def _request_at(text: str) -> int | None:
