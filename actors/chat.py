@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import Any
 
 from actors.engine import Message, Prompt, Sampling, Tool
-from policies.json_schema import violation
 from policies.help_marker import asks_for_help
+from policies.json_schema import violation
 from policies.toolcalls import CLOSE, OPEN, check, compact
 from policies.types import ParsedText, ToolCall
 

@@ -300,7 +300,8 @@ def test_a_file_for_other_weights_is_refused_before_the_first_round_and_passed_o
 
 
 def test_a_poisoned_log_costs_the_threshold_at_most(tmp_path: Path) -> None:
-    absurd = [replace(one, link=replace(GOOD, rtt_ms=-5.0)) for one in logged(300)[::2]]
+    wrong = [replace(GOOD, rtt_ms=-5.0), replace(GOOD, rtt_ms=1e308)]
+    absurd = [replace(one, link=wrong[n % 2]) for n, one in enumerate(logged(300)[::2])]
     world = World(tmp_path, [*logged(300)[1::2], *absurd], kind="policynet")
     assert world.round().refits["threshold"].startswith("policynet, fitted on")
     write(world.config.log_dir, [replace(one, prompt_tokens=-1) for one in logged(40)])
