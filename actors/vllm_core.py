@@ -1,7 +1,8 @@
 """vLLM's ``LLMEngine`` in this process, as one thread drives it: start, add, abort, step, load, close.
 
-Synchronous and single-threaded by design; ``vllm_engine`` gives it its thread and an asyncio face. vLLM is
-imported by ``start``, after ``ENVIRONMENT`` is set, because vLLM and torch read it when they are imported.
+Synchronous and single-threaded by design; ``vllm_engine`` gives it its thread and an asyncio face, ``rollouts``
+drives it from the trainer's loop. vLLM is imported by ``start``, after ``ENVIRONMENT`` is set, because vLLM and
+torch read it when they are imported.
 
 vLLM keeps two things per process rather than per engine. The forward context of a step is a module global,
 so engines in one process take turns (``_turn``). The process groups die with the first engine that is shut
@@ -25,7 +26,7 @@ from actors.grammar import json_grammar
 from policies.errors import BadRequest, EngineError, NetGPTError
 
 if TYPE_CHECKING:
-    from vllm import LLMEngine, RequestOutput, SamplingParams
+    from vllm import CompletionOutput, LLMEngine, RequestOutput, SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,9 @@ class VllmCore:
             self.abort(key)
             raise EngineError(f"vLLM failed to take the request: {why!r}") from why
 
-    def abort(self, key: str) -> None:
-        """Forget a request; unknown keys are ignored."""
-        self._vllm.abort_request([key])
+    def abort(self, *keys: str) -> None:
+        """Forget requests; unknown keys are ignored."""
+        self._vllm.abort_request(list(keys))
 
     def step(self) -> list[RequestOutput]:
         """One forward pass over everything that runs; the requests that finished with it, and all watched ones."""
@@ -121,11 +122,23 @@ class VllmCore:
         """
         with _turn:
             try:
-                self._reload(directory)
+                self._reload(weights_path=str(directory))
             except Exception as why:  # as in start
                 self._roll_back()
                 raise EngineError(f"weights {directory}: {why}; still on {self.directory}") from why
             self.directory = directory
+
+    def load_tensors(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Replace the weights by copies of ``weights``, named as in a checkpoint; no gradient is followed.
+
+        Raises:
+            EngineError: it failed half-way; there is no way back, so all that is left is to close the engine.
+        """
+        with _turn:
+            try:
+                self._reload(weights_iterator=iter(weights.items()))
+            except Exception as why:  # as in start
+                raise EngineError(f"model directory {self.directory}: vLLM cannot take its new weights: {why}") from why
 
     def close(self) -> None:
         """Free the model (together with vLLM's process-wide state when it is the last one)."""
@@ -155,6 +168,8 @@ class VllmCore:
             "kv_cache_memory_bytes": settings.kv_cache_bytes,
             "enable_prefix_caching": True,
             "enforce_eager": cpu,
+            # A prompt read in parts rewinds its seeded generator, which on CPU raises and ends the engine.
+            "enable_chunked_prefill": False if cpu else None,
             "distributed_executor_backend": "uni",
             "async_scheduling": False,  # a load must find no step in flight
             # One fixed backend: vLLM's "auto" picks by schema, but an engine keeps the first it picked.
@@ -164,15 +179,15 @@ class VllmCore:
             **settings.engine_args,
         }
 
-    def _reload(self, directory: Path) -> None:
-        self._vllm.collective_rpc("reload_weights", kwargs={"weights_path": str(directory)})
+    def _reload(self, **source: Any) -> None:
+        self._vllm.collective_rpc("reload_weights", kwargs=source)
         self._vllm.collective_rpc(_repack_tied_head)
         # Blocks of requests in flight count as used, and a cache in use is not reset: preempt them too.
         self._vllm.reset_prefix_cache(reset_running_requests=True)
 
     def _roll_back(self) -> None:
         self._vllm.collective_rpc(_finish_reload)
-        self._reload(self.directory)
+        self._reload(weights_path=str(self.directory))
 
 
 def set_environment() -> None:
@@ -189,10 +204,19 @@ def completions(output: RequestOutput, prefill: str) -> tuple[Completion, ...]:
     Raises:
         EngineError: vLLM gave up on it.
     """
+    return tuple(_completion(sample, prefill) for sample in samples_of(output))
+
+
+def samples_of(output: RequestOutput) -> list[CompletionOutput]:
+    """A request's samples in their order.
+
+    Raises:
+        EngineError: vLLM gave up on it.
+    """
     for sample in output.outputs:
         if output.finished and sample.finish_reason not in ("stop", "length"):
             raise EngineError(f"vLLM gave up on the request: {sample.finish_reason}")
-    return tuple(_completion(sample, prefill) for sample in sorted(output.outputs, key=lambda o: o.index))
+    return sorted(output.outputs, key=lambda sample: sample.index)
 
 
 def last_logprob(output: RequestOutput) -> float:

@@ -42,12 +42,21 @@ def check_weights(directory: Path, live: Shapes) -> None:
     found = read_shapes(directory)
     if not found:
         raise EngineError(f"weights {directory}: no safetensors file there")
+    check_shapes(directory, found, live)
+    _check_finite(directory)
+
+
+def check_shapes(source: Path | str, found: Shapes, live: Shapes) -> None:
+    """Make sure what was ``found`` in ``source`` has the names and shapes of the ``live`` weights.
+
+    Raises:
+        EngineError: it has not; names ``source`` and the tensor.
+    """
     for name in sorted(set(live) ^ set(found)):
-        raise EngineError(f"weights {directory}: {name} is {'missing' if name in live else 'not in the live model'}")
+        raise EngineError(f"weights {source}: {name} is {'missing' if name in live else 'not in the live model'}")
     for name, shape in live.items():
         if found[name] != shape:
-            raise EngineError(f"weights {directory}: {name} has shape {found[name]}, the live model {shape}")
-    _check_finite(directory)
+            raise EngineError(f"weights {source}: {name} has shape {found[name]}, the live model {shape}")
 
 
 def _check_finite(directory: Path) -> None:
