@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from cluster.traces import resolve
 from policies.coupled_search import search
@@ -111,8 +112,20 @@ def improved(net: PolicyNet, train: Coupled, choose: Coupled, iterations: int) -
 
     few = replace(train, scenarios=train.scenarios[:SEARCHED])
     start = search(net, best_fixed(few).value, lambda policy: few.earned(policy, SEARCH_BLOCK), train.seed)
-    env = {name: getattr(train, name) for name in ("outcomes", "scenarios", "coupling", "speed", "objective")}
+    env = {name: getattr(train, name) for name in ("scenarios", "coupling", "speed", "objective")}
+    env["outcomes"] = expected(train.outcomes)
     return train_ppo(start, env, lambda policy: choose.earned(policy, SEARCH_BLOCK), iterations, train.seed)
+
+
+def expected(outcomes: Outcomes) -> Outcomes:
+    """The same requests with the chance that either answer is right, given the score: luck is noise to a gradient.
+
+    Both chances rise with the score (isotonic regression): what is hard for the edge is hard for the cloud.
+    """
+    sure = outcomes.part(outcomes.weights > 0)
+    sure = sure.part(np.argsort(sure.score, kind="stable"))
+    edge, cloud = (isotonic_regression(right, weights=sure.weights).x for right in (sure.edge_right, sure.cloud_right))
+    return replace(sure, edge_right=np.clip(edge, 0.0, 1.0), cloud_right=np.clip(cloud, 0.0, 1.0))
 
 
 def coupling(outcomes: Outcomes) -> Coupling:

@@ -80,7 +80,7 @@ def train_policy(
 
     Args:
         source: root of an offload log, or what was made of one.
-        iterations: of PPO, 2,000 steps each.
+        iterations: of PPO, 4,000 steps each.
         console: where the tables go; None shows nothing.
 
     Raises:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_soft_gate import OBJECTIVE, SPEED, requests
 
-from orchestrator.coupled import Coupled, best_fixed, best_priced, coupling, scenarios, worlds
+from orchestrator.coupled import Coupled, best_fixed, best_priced, coupling, expected, scenarios, worlds
 from orchestrator.train_policy import design
 from policies.coupled_search import Shape, search
 from policies.policynet import PolicyNet
@@ -57,6 +57,13 @@ def test_the_world_to_choose_in_shows_nothing_of_the_one_to_judge_in() -> None:
     assert train.outcomes is choose.outcomes is TRAIN and judge.outcomes is HELD
     starts = [{one.arrivals_s[0] for one in each.scenarios} for each in (train, choose, judge)]
     assert not any(a & b for a, b in pairwise(starts))
+
+
+def test_expected_answers_are_as_often_right_and_rise_with_the_score() -> None:
+    some = expected(TRAIN)
+    assert some.edge_right.mean() == pytest.approx(TRAIN.edge_right.mean())
+    assert some.cloud_right.mean() == pytest.approx(TRAIN.cloud_right.mean())
+    assert (np.diff(some.edge_right) >= 0).all() and (np.diff(some.score) >= 0).all()
 
 
 def test_what_is_tuned_is_the_best_of_what_was_tried() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.figures import parser, publish
 from benchmarks.routing import __doc__ as about
-from benchmarks.routing import early, frontier, pace, promises, thresholds
+from benchmarks.routing import coupled, early, frontier, pace, promises, thresholds
 from benchmarks.routing.material import material
 
 
@@ -28,6 +28,7 @@ def main() -> int:
         *promises.calibration(given),
         *promises.guarantee(given),
         *promises.budgets(given, 5),
+        *coupled.coupled(given, seeds),
         *pace.decisions(given),
         *early.replayed(given),
         *early.on_the_real_system(given, 100 if options.quick else 400),
