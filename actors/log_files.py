@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +68,18 @@ def log_files(directory: Path) -> list[LogFile]:
     return sorted(parts + left, key=lambda file: file.first)
 
 
-def read_log(root: Path) -> pa.Table:
+def read_log(root: Path, after: Mapping[str, int] | None = None) -> pa.Table:
     """Every whole record of every site, in ``SCHEMA``, by site and sequence number, each once.
+
+    Args:
+        after: of these sites only what may hold records beyond that sequence number is read; some before come too.
 
     Raises:
         LogError: a file cannot be read.
     """
     for _ in range(READ_ATTEMPTS):
         try:
-            return _distinct(pa.concat_tables([SCHEMA.empty_table(), *_tables(root)]))
+            return _distinct(pa.concat_tables([SCHEMA.empty_table(), *_tables(root, after or {})]))
         except FileNotFoundError:
             continue
         except (OSError, pa.ArrowException) as why:
@@ -207,8 +210,18 @@ def _matching(directory: Path, pattern: str) -> list[LogFile]:
     return sorted(found, key=lambda file: file.first)
 
 
-def _tables(root: Path) -> list[pa.Table]:
-    return [_load(file) for directory in _sites(root) for file in log_files(directory)]
+def _tables(root: Path, after: Mapping[str, int]) -> list[pa.Table]:
+    return [
+        _load(file)
+        for directory in _sites(root)
+        for file in _beyond(log_files(directory), after.get(directory.name.removeprefix("site="), -1))
+    ]
+
+
+def _beyond(files: list[LogFile], seq: int) -> list[LogFile]:
+    """Without the files whose successor already begins at or before the record after ``seq``."""
+    known = sum(following.first <= seq + 1 for following in files[1:])
+    return files[known:]
 
 
 def _load(file: LogFile) -> pa.Table:

@@ -3,7 +3,7 @@
 ``<root>/<version>/`` is a Hugging Face directory plus ``calibrator.json`` and ``MANIFEST.json``, which holds the
 SHA-256 of every other file. ``publish`` copies aside, syncs, and renames last, so a reader never sees half a version
 and a kill leaves nothing visible. A version's checksum is that of its manifest's file list: one string vouches for
-weights, tokenizer and calibrator together. ``<root>/ROLLOUT.json`` says which versions run; those are never deleted.
+weights, tokenizer and calibrator together. ``<root>/RELEASE.json`` says which versions run; those are never deleted.
 Not here: who decides that, and how a version is loaded.
 """
 
@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from policies.errors import StoreError
-from policies.rollout import Rollout, from_dict
+from policies.release import Release, from_dict
 
 MANIFEST = "MANIFEST.json"
-ROLLOUT = "ROLLOUT.json"
+RELEASE = "RELEASE.json"
 _VERSION = re.compile(r"([a-z][a-z0-9]*)-(\d{4,})-([0-9a-f]{8})")
 _ASIDE = ".aside-"
 _CHUNK = 1 << 20
@@ -126,13 +126,13 @@ class ModelStore:
         return [match[0] for match in sorted(filter(None, found), key=lambda match: int(match[2]))]
 
     @property
-    def rollout(self) -> Rollout | None:
+    def release(self) -> Release | None:
         """Which versions run, or ran last; None before anything did.
 
         Raises:
             StoreError: the record is damaged.
         """
-        path = self.root / ROLLOUT
+        path = self.root / RELEASE
         try:
             return from_dict(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -141,17 +141,17 @@ class ModelStore:
             fix = "Fix: remove it; the newest version then starts as if nothing had run"
             raise StoreError(f"{path}: cannot be read: {why}. {fix}") from None
 
-    def record(self, rollout: Rollout) -> None:
-        """Replace what ``rollout`` returns, whole or not at all.
+    def record(self, release: Release) -> None:
+        """Replace what ``release`` returns, whole or not at all.
 
         Raises:
             StoreError: it cannot be written.
         """
-        path = self.root / ROLLOUT
+        path = self.root / RELEASE
         try:
             with self._locked():
                 aside = path.with_suffix(".new")
-                _write(aside, json.dumps(asdict(rollout), indent=1))
+                _write(aside, json.dumps(asdict(release), indent=1))
                 aside.rename(path)
                 _sync(self.root)
         except OSError as why:
@@ -159,8 +159,8 @@ class ModelStore:
 
     def _publish(self, src_dir: Path, kind: str, parent: str | None, meta: Mapping[str, Any]) -> ModelVersion:
         self._clean()
-        rollout = self.rollout
-        needed = {parent} | (rollout.needed if rollout else frozenset())  # the parent runs until the new one is live
+        release = self.release
+        needed = {parent} | (release.needed if release else frozenset())  # the parent runs until the new one is live
         aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self.root))
         try:
             _copy(src_dir, aside)

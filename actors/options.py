@@ -101,8 +101,49 @@ class StoreOptions(Options):
     """Versions kept; older ones are deleted, the live one never."""
 
 
+class CanaryOptions(Options):
+    """How a version that passed the gate goes live: on this system's own site first, compared with what it replaces."""
+
+    labels: int = Field(default=200, ge=30)
+    """Labels of its drafts (offloads and audits) after which it goes to every site, if it does not look worse."""
+
+    hours: float = Field(default=24.0, gt=0)
+    """Hours after which it does so unless it is proved worse."""
+
+    watch_hours: float = Field(default=72.0, ge=0)
+    """Hours for which it is still compared, and rolled back if it is proved worse; 0 ends that with the canary."""
+
+    margin: float = Field(default=0.02, ge=0, lt=1)
+    """How much success or validity may be lost without a roll-back; 0.02 is two points."""
+
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    """Probability of rolling back a version that does not lose more than that, however long it is watched."""
+
+
 class LearnerOptions(Options):
-    """One training round on the offload log, and the gate behind it."""
+    """Training rounds on the offload log: when they run, how, the gate behind them and the canary after it."""
+
+    enabled: bool = True
+    """Whether a running system runs rounds by itself; without, ``netgpt train round`` does. What is live is watched
+    either way. On, because each step is guarded: a round that teaches nothing publishes nothing."""
+
+    after_labels: int = Field(default=500, ge=1)
+    """New labelled records after which a round runs."""
+
+    after_hours: float = Field(default=24.0, gt=0)
+    """Hours without a round after which one runs for any new label."""
+
+    on_drift: bool = True
+    """Whether a round runs when scores or labels drift (see policy.safe_threshold)."""
+
+    pause_minutes: float = Field(default=10.0, gt=0)
+    """Least minutes between two rounds; doubles with each round that publishes nothing."""
+
+    longest_pause_hours: float = Field(default=24.0, gt=0)
+    """Bound of that pause."""
+
+    canary: CanaryOptions = CanaryOptions()
+    """How a version goes live."""
 
     min_samples: int = Field(default=100, ge=8)
     """Labelled records below which no round is run."""

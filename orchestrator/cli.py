@@ -154,7 +154,7 @@ def policy(
     method: Annotated[
         Method, typer.Option("--method", help="soft: by gradient, a minute. ppo: RLlib, where a budget couples them.")
     ] = Method.SOFT,
-    iterations: Annotated[int, typer.Option("--iterations", help="Of PPO, 2,000 steps each.", min=1)] = 60,
+    iterations: Annotated[int, typer.Option("--iterations", help="Of PPO, 4,000 steps each.", min=1)] = 60,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     config: ConfigFile = None,
 ) -> None:
@@ -186,6 +186,19 @@ def scorer(
     from orchestrator.train_scorer import train_scorer
 
     train_scorer(kind.value, _config(config), Console())
+
+
+@train.command("round")
+def train_round(
+    log: Annotated[Path | None, typer.Argument(help="Directory of an offload log; none: the configuration's.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Train the edge model on a log and publish it if it passes the gate; nothing that runs changes."""
+    from rich.console import Console
+
+    from orchestrator.train_round import train_round as run
+
+    run(log, _config(config), Console())
 
 
 @models.command("list")

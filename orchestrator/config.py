@@ -296,7 +296,16 @@ def _ray_temp(config: Config) -> str | None:
     return None
 
 
+def _pauses(config: Config) -> str | None:
+    learner = config.learner
+    if learner.pause_minutes > learner.longest_pause_hours * 60.0:
+        longest = f"learner.longest_pause_hours ({learner.longest_pause_hours:g})"
+        return f"learner.pause_minutes: {learner.pause_minutes:g} is more than {longest}. Fix: raise the latter"
+    return None
+
+
 RULES = (
+    _pauses,
     _cloud_endpoint,
     _edge_endpoint,
     _tls_link,

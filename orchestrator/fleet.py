@@ -1,4 +1,4 @@
-"""The sites as ``orchestrator.rollouts`` moves them: the router tells all of them, this system's own is waited for."""
+"""The sites as ``orchestrator.releases`` moves them: the router tells all of them, this system's own is waited for."""
 
 from __future__ import annotations
 

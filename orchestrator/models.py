@@ -1,7 +1,7 @@
 """``netgpt models list | show | diff``: the store of a configuration in words; nothing of it needs Ray or torch.
 
 ``list`` and ``show`` read manifests, ``show`` and ``diff`` check every file as well. A version that is damaged is shown
-as such, and never compared. What moves versions is ``orchestrator.rollouts``; this only reads.
+as such, and never compared. What moves versions is ``orchestrator.releases``; this only reads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from actors.model_store import ModelStore, ModelVersion, verify
 from policies.errors import StoreError
-from policies.rollout import Rollout
+from policies.release import Release
 
 NOTHING = "-"
 Row = tuple[str, ...]
@@ -26,10 +26,10 @@ def listed(store: ModelStore) -> Iterator[str]:
     Raises:
         StoreError: there is none, or the record of what is live is damaged.
     """
-    rollout, names = store.rollout, store.names()
+    release, names = store.release, store.names()
     if not names:
         raise StoreError(f"{store.root} holds no version of the edge model. Fix: run netgpt serve with this -c")
-    rows = [HEAD, *(_row(store, name, rollout) for name in names)]
+    rows = [HEAD, *(_row(store, name, release) for name in names)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -41,14 +41,14 @@ def shown(store: ModelStore, version: str) -> Iterator[str]:
     Raises:
         StoreError: there is none of that name, or its manifest cannot be read.
     """
-    found, rollout = store.read(version), store.rollout
-    yield f"version     {found.version}  {rollout.role(found.version) if rollout else ''}".rstrip()
+    found, release = store.read(version), store.release
+    yield f"version     {found.version}  {release.role(found.version) if release else ''}".rstrip()
     yield f"published   {_when(found.published)}"
     yield f"parent      {' <- '.join(_ancestors(store, found)) or 'none: it is the model that was configured'}"
     yield f"files       {len(found.files)}, {_size(found)}, {_state(found)}"
     yield f"sha256      {found.sha256}"
     yield from _made(found.meta)
-    for move in rollout.moves if rollout else ():
+    for move in release.moves if release else ():
         if move.version == found.version:
             yield f"{move.what:<11} {_when(move.time_us / 1e6)}: {move.why}"
 
@@ -69,8 +69,8 @@ def compared(store: ModelStore, first: str, second: str) -> Iterator[str]:
     yield from distances(old.path, new.path)
 
 
-def _row(store: ModelStore, name: str, rollout: Rollout | None) -> Row:
-    role = rollout.role(name) if rollout else ""
+def _row(store: ModelStore, name: str, release: Release | None) -> Row:
+    role = release.role(name) if release else ""
     try:
         found = store.read(name)
     except StoreError:

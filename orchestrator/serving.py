@@ -12,9 +12,11 @@ from typing import Any
 
 import httpx
 
+from actors.model_store import ModelStore
 from orchestrator import control, hosting, run_file
 from orchestrator.config import Config
 from policies.errors import NetGPTError
+from policies.release import Release
 
 READY_S = 3.0
 Say = Callable[[str], None]
@@ -33,7 +35,7 @@ def serve(config: Config, say: Say, build: hosting.Build = hosting.real) -> None
     def work(system: Any, urls: Any) -> None:
         for line in welcome(config, urls):
             say(line)
-        with control.listening(config.control_file, orders(system)):
+        with system.improving(), control.listening(config.control_file, orders(system)):
             hosting.sleep_forever()
 
     check_policy(config)
@@ -44,11 +46,11 @@ def orders(system: Any) -> control.Orders:
     """What ``netgpt models`` may ask of a running ``System``."""
 
     def promote(version: str) -> str:
-        report = system.rollouts.promote(system.store.get(version), "netgpt models promote")
+        report = system.releases.promote(system.store.get(version), "netgpt models promote")
         return f"{version} is live at {system.config.site.name} (before: {report.previous}); other sites follow"
 
     def rollback(_: str) -> str:
-        return f"{system.rollouts.roll_back('netgpt models rollback')} is live again"
+        return f"{system.releases.roll_back('netgpt models rollback')} is live again"
 
     return {"promote": promote, "rollback": rollback}
 
@@ -89,6 +91,7 @@ def status(config: Config) -> Iterator[str]:
     yield f"endpoint    {record['endpoint']}  ({_ready(record['endpoint'])})"
     yield f"model       {record['model']}, edge version {record['site'].get('version', '?')}"
     yield f"policy      {record['site'].get('policy', '?')}"
+    yield from learning(ModelStore(config.store_dir).release, gauges, config.learner.enabled)
     yield f"requests    edge {gauges.get('requests_edge', 0):.0f}, cloud {gauges.get('requests_cloud', 0):.0f}"
     yield f"last        score {gauges.get('score', 0):.3f} against threshold {gauges.get('threshold', 0):.3f}"
     yield f"link        {_link(gauges)}"
@@ -99,6 +102,26 @@ def status(config: Config) -> Iterator[str]:
     yield f"dashboard   {record['dashboard']}  (log in with the token {record['token']})"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["started"]))
     yield f"up since    {since} (process {record['pid']})"
+
+
+def learning(release: Release | None, gauges: Mapping[str, float], enabled: bool) -> Iterator[str]:
+    """Which versions run, what is known of the newest, and what the learner waits for."""
+    if release is None:
+        return
+    labels, evidence = gauges.get("canary_labels", 0.0), gauges.get("canary_evidence", 0.0)
+    told = f"{labels:.0f} labels, {evidence:.0%} of the evidence to roll back"
+    if release.canary:
+        yield f"live        {release.live}"
+        yield f"canary      {release.canary.version} on {release.canary.site}: {told}"
+    else:
+        watched = f", compared with {release.previous}: {told}" if "canary_labels" in gauges else ""
+        yield f"live        {release.live}{watched}"
+    move = release.moves[-1]
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(move.time_us / 1e6))
+    yield f"last move   {at} {move.what} {move.version}: {move.why}"
+    if "learner_labels" in gauges:
+        doing = "a round runs" if gauges["learner_training"] else f"{gauges['learner_labels']:.0f} new labels"
+        yield f"learner     {doing if enabled else 'off (learner.enabled)'}"
 
 
 def limits(gauges: Mapping[str, float]) -> str:

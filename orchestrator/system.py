@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +26,12 @@ from cluster.services import LinkService, RouterService
 from orchestrator.config import Config, resolve_model
 from orchestrator.fleet import SiteFleet
 from orchestrator.learner import Learner, RoundReport
+from orchestrator.loop import Loop, Parts, ticking
 from orchestrator.refit import refit
-from orchestrator.rollouts import Rollouts
+from orchestrator.releases import Releases
 from orchestrator.rules import default_snapshot
 from orchestrator.site import EdgeSite
-from orchestrator.versions import first_version
+from orchestrator.versions import first_version, last_live
 from policies.errors import NetGPTError
 from policies.types import Objective, Prices
 
@@ -82,7 +84,8 @@ class System:
         self._cloud: cloud_app.CloudApp | None = None
         self._placed: dict[str, placement.Placed] = {}  # in the order they came up
         self._urls: Urls | None = None
-        self._rollouts: Rollouts | None = None
+        self._releases: Releases | None = None
+        self._loop: Loop | None = None
 
     @property
     def store(self) -> ModelStore:
@@ -147,18 +150,20 @@ class System:
             lambda job, name: train_job.run_training(job, name, where),
             partial(refit, self.config),
         )
-        return learner.round(self.store.read(self.rollouts.state.live))
+        return learner.round(last_live(self.store))
 
     @property
-    def rollouts(self) -> Rollouts:
+    def releases(self) -> Releases:
         """Which versions run, and the moves between them.
 
         Raises:
-            NetGPTError: the edge model is an endpoint, whose weights are not ours.
+            NetGPTError: the edge model is an endpoint, whose weights are not ours, or another system decides.
         """
-        if self._rollouts is None:
+        if not self.leads:
+            raise NetGPTError("another system started the router and decides which version runs. Fix: ask there")
+        if self._releases is None:
             raise NetGPTError("site.engine.kind is openai: the weights of a remote model cannot be changed from here")
-        return self._rollouts
+        return self._releases
 
     @property
     def leads(self) -> bool:
@@ -171,7 +176,7 @@ class System:
         Raises:
             NetGPTError: it was rolled back, or not live in time.
         """
-        return self.rollouts.promote(version, "it was asked for")
+        return self.releases.promote(version, "it was asked for")
 
     def set_objective(self, objective: Objective) -> None:
         """What answers are worth from now on."""
@@ -179,7 +184,26 @@ class System:
 
     def gauges(self) -> dict[str, float]:
         """The figures of every part, by name."""
-        return {name: value for placed in self._placed.values() for name, value in placed.call("gauges").items()}
+        found = {name: value for placed in self._placed.values() for name, value in placed.call("gauges").items()}
+        return found | (self._loop.gauges() if self._loop else {})
+
+    @contextmanager
+    def improving(self) -> Iterator[None]:
+        """Run rounds, canaries and roll-backs beside the block, if they are this system's to run."""
+        if self._releases is None or not self.leads:
+            yield
+            return
+        edge = self._placed["edge"]
+        parts = Parts(
+            self.store,
+            self.config.log_dir,
+            self._releases,
+            self.learn,
+            lambda: bool(edge.call("gauges")["drift_alarm"]),
+        )
+        self._loop = Loop(self.config.learner, parts)
+        with ticking(self._loop):
+            yield
 
     def site_info(self) -> dict[str, Any]:
         """What the edge site runs and where."""
@@ -288,8 +312,8 @@ class System:
             return Weights(engine.model, Path())
         version = first_version(self.store, resolve_model(engine.model))
         fleet = SiteFleet(self.config.site.name, self._router, lambda: self._placed["edge"])
-        self._rollouts = Rollouts(self.store, fleet, self.config.site.name)
-        self._rollouts.start(version.version)
+        self._releases = Releases(self.store, fleet, self.config.site.name)
+        self._releases.start(version.version)
         return Weights(version.version, version.path)
 
     def _place(

@@ -49,10 +49,10 @@ def last_live(store: ModelStore) -> ModelVersion | None:
     Raises:
         StoreError: the store cannot be read.
     """
-    rollout, versions = store.rollout, store.list(KIND)
-    refused = rollout.refused if rollout else ()
+    release, versions = store.release, store.list(KIND)
+    refused = release.refused if release else ()
     left = [version for version in versions if version.version not in refused]
-    live = next((version for version in versions if rollout and version.version == rollout.live), None)
+    live = next((version for version in versions if release and version.version == release.live), None)
     if live is None:
         return left[-1] if left else None
     for version in left:  # by number: each may add to the one before

@@ -125,3 +125,8 @@ def test_status_says_what_stands_around_the_threshold(gauges: dict[str, float], 
     from orchestrator.serving import limits
 
     assert limits(gauges) == words
+
+
+def test_a_round_by_hand_says_what_it_lacks(tmp_path: Path) -> None:
+    config = write(tmp_path / "site.yaml", f"var: {tmp_path / 'var'}\n")
+    assert "it holds no edge version. Fix:" in one_sentence(netgpt("train", "round", "-c", config))

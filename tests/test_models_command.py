@@ -16,13 +16,13 @@ import httpx
 import numpy as np
 import pytest
 from test_cli import netgpt, one_sentence
-from test_rollouts import OneSite
+from test_releases import OneSite
 
 from actors.model_store import ModelStore, ModelVersion
 from orchestrator import control, run_file
 from orchestrator.config import default_config
 from orchestrator.models import compared, listed, shown
-from orchestrator.rollouts import Rollouts
+from orchestrator.releases import Releases
 from orchestrator.serving import orders
 from orchestrator.weight_distance import distances
 from policies.errors import NetGPTError, StoreError
@@ -79,13 +79,13 @@ def versions(store: ModelStore) -> list[ModelVersion]:
 
 
 @pytest.fixture
-def serving(tmp_path: Path, store: ModelStore, versions: list[ModelVersion]) -> Iterator[Rollouts]:
+def serving(tmp_path: Path, store: ModelStore, versions: list[ModelVersion]) -> Iterator[Releases]:
     """What a system that serves does for ``netgpt models``, with a fleet that loads nothing."""
     config = default_config(var=str(tmp_path / "var"))
-    rollouts = Rollouts(store, OneSite(store), config.site.name)
-    rollouts.start(versions[0].version)
-    with control.listening(config.control_file, orders(SimpleNamespace(rollouts=rollouts, store=store, config=config))):
-        yield rollouts
+    releases = Releases(store, OneSite(store), config.site.name)
+    releases.start(versions[0].version)
+    with control.listening(config.control_file, orders(SimpleNamespace(releases=releases, store=store, config=config))):
+        yield releases
 
 
 def configured(tmp_path: Path) -> list[str]:
@@ -94,7 +94,7 @@ def configured(tmp_path: Path) -> list[str]:
 
 
 def test_the_list_shows_lineage_size_samples_gain_and_what_is_live(
-    store: ModelStore, versions: list[ModelVersion], serving: Rollouts
+    store: ModelStore, versions: list[ModelVersion], serving: Releases
 ) -> None:
     head, one, two, _ = listed(store)
     assert head.split() == ["version", "state", "published", "size", "samples", "gain", "parent"]
@@ -185,7 +185,7 @@ def test_tensors_that_came_went_or_changed_shape_are_said(tmp_path: Path) -> Non
 
 
 def test_promote_and_rollback_move_the_running_system(
-    tmp_path: Path, versions: list[ModelVersion], serving: Rollouts
+    tmp_path: Path, versions: list[ModelVersion], serving: Releases
 ) -> None:
     config = configured(tmp_path)
     done = netgpt("models", "promote", versions[2].version, *config)
@@ -197,7 +197,7 @@ def test_promote_and_rollback_move_the_running_system(
 
 
 def test_a_damaged_or_unknown_version_is_never_promoted(
-    tmp_path: Path, versions: list[ModelVersion], serving: Rollouts
+    tmp_path: Path, versions: list[ModelVersion], serving: Releases
 ) -> None:
     (versions[1].path / "model.safetensors").write_bytes(b"rotten")
     config = configured(tmp_path)
@@ -208,7 +208,7 @@ def test_a_damaged_or_unknown_version_is_never_promoted(
 
 
 def test_concurrent_promotions_all_get_an_answer_and_the_last_one_is_live(
-    tmp_path: Path, versions: list[ModelVersion], serving: Rollouts
+    tmp_path: Path, versions: list[ModelVersion], serving: Releases
 ) -> None:
     path, said = default_config(var=str(tmp_path / "var")).control_file, []
     threads = [

@@ -1,6 +1,6 @@
 """Moves a version to one site, to all, or back: told to the sites, waited for, then written down.
 
-``Rollouts`` is the only one that changes ``ModelStore.rollout`` while a system runs; one move at a time. What is
+``Releases`` is the only one that changes ``ModelStore.release`` while a system runs; one move at a time. What is
 written down has happened at the site of this system: a swap that fails leaves the record, and what the sites are told,
 as they were. Whether to move is ``policies.canary``'s, when is ``orchestrator.loop``'s.
 """
@@ -16,7 +16,7 @@ from typing import Protocol
 from actors.model_store import ModelStore, ModelVersion
 from actors.swap import SwapReport
 from policies.errors import NetGPTError, StoreError
-from policies.rollout import Rollout, started
+from policies.release import Release, started
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Fleet(Protocol):
         ...
 
 
-class Rollouts:
+class Releases:
     """What runs at the sites of ``fleet``.
 
     Args:
@@ -52,9 +52,9 @@ class Rollouts:
         self._turn = threading.RLock()
 
     @property
-    def state(self) -> Rollout:
+    def state(self) -> Release:
         """What runs now."""
-        found = self._store.rollout
+        found = self._store.release
         if found is None:
             raise StoreError("no version of the edge model is live here")
         return found
@@ -62,7 +62,7 @@ class Rollouts:
     def start(self, version: str) -> None:
         """The system starts with ``version``; a canary that was under way goes on if that is what it is tried on."""
         with self._turn:
-            self._store.record(started(self._store.rollout, version, self._now_us))
+            self._store.record(started(self._store.release, version, self._now_us))
 
     def promote(self, version: ModelVersion, why: str) -> SwapReport:
         """Make ``version`` live everywhere.
@@ -95,8 +95,11 @@ class Rollouts:
             self._keep(state.end_canary(why, self._now_us), f"{state.canary.version} is rolled back: {why}")
             return state.live
 
-    def roll_back(self, why: str) -> str:
-        """From the canary to what is live, or without one from what is live to its parent; what runs then.
+    def roll_back(self, why: str, target: str | None = None) -> str:
+        """From the canary to what is live, or without one from what is live to ``target``; what runs then.
+
+        Args:
+            target: its parent by default.
 
         Raises:
             StoreError: there is no parent, or it is gone or damaged.
@@ -106,10 +109,10 @@ class Rollouts:
             state = self.state
             if state.canary is not None:
                 return self.end_canary(why)
-            target = self._store.get(self._parent(state.live))
-            self._run(target, None)
-            self._keep(state.roll_back(target.version, why, self._now_us), f"{state.live} is rolled back: {why}")
-            return target.version
+            back = self._store.get(target or self._parent(state.live))
+            self._run(back, None)
+            self._keep(state.roll_back(back.version, why, self._now_us), f"{state.live} is rolled back: {why}")
+            return back.version
 
     def settle(self) -> None:
         """Tell the sites again what to run: a router or site that restarted has forgotten it."""
@@ -136,7 +139,7 @@ class Rollouts:
             raise StoreError(f"{version} has no parent: it is the model that everything started from")
         return parent
 
-    def _keep(self, state: Rollout, words: str) -> None:
+    def _keep(self, state: Release, words: str) -> None:
         self._store.record(state)
         log.warning("%s", words)
 

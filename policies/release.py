@@ -2,7 +2,7 @@
 
 ``live`` is for every site; a ``Canary`` is a newer version on one site first. ``previous`` is what ran before ``live``
 and what it is compared with. Each move takes the time and its reason and returns the next record; ``moves`` remembers
-the last of them. Pure: ``actors.model_store`` keeps the record beside the versions, ``orchestrator.rollouts`` acts.
+the last of them. Pure: ``actors.model_store`` keeps the record beside the versions, ``orchestrator.releases`` acts.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class Release:
     """What runs.
 
     Args:
         live: the version of every site that is not the canary's.
         since_us: Unix time from which it was.
+        begun_us: Unix time from which it ran at its first site: before ``since_us`` if it was a canary.
         previous: what was live before and still vouches for it; None where there is nothing to compare with.
         canary: the version that is being tried on one site.
         refused: versions that were rolled back, the newest last.
@@ -51,6 +52,7 @@ class Rollout:
 
     live: str
     since_us: int
+    begun_us: int
     previous: str | None = None
     canary: Canary | None = None
     refused: tuple[str, ...] = ()
@@ -70,44 +72,55 @@ class Rollout:
             return "canary"
         return "refused" if version in self.refused else ""
 
-    def try_on(self, version: str, site: str, why: str, now_us: int) -> Rollout:
+    def try_on(self, version: str, site: str, why: str, now_us: int) -> Release:
         """``version`` goes to ``site`` alone."""
         return replace(self._moved("canary", version, why, now_us), canary=Canary(version, site, now_us))
 
-    def promote(self, version: str, why: str, now_us: int) -> Rollout:
+    def promote(self, version: str, why: str, now_us: int) -> Release:
         """``version`` goes to every site; a canary ends thereby."""
         refused = tuple(other for other in self.refused if other != version)
         previous = self.live if version != self.live else self.previous
         moved = self._moved("promoted", version, why, now_us)
-        return replace(moved, live=version, since_us=now_us, previous=previous, canary=None, refused=refused)
+        tried = self.canary if self.canary and self.canary.version == version else None
+        return replace(
+            moved,
+            live=version,
+            since_us=now_us,
+            begun_us=tried.since_us if tried else now_us,
+            previous=previous,
+            canary=None,
+            refused=refused,
+        )
 
-    def end_canary(self, why: str, now_us: int) -> Rollout:
+    def end_canary(self, why: str, now_us: int) -> Release:
         """The canary's site goes back to what is live."""
         assert self.canary is not None, "there is no canary"
         return replace(self._refuse(self.canary.version, why, now_us), canary=None)
 
-    def roll_back(self, target: str, why: str, now_us: int) -> Rollout:
+    def roll_back(self, target: str, why: str, now_us: int) -> Release:
         """Every site goes back from what is live to ``target``, which has nothing to be compared with."""
         refused = self._refuse(self.live, why, now_us)
-        return replace(refused, live=target, since_us=now_us, previous=None, canary=None)
+        return replace(refused, live=target, since_us=now_us, begun_us=now_us, previous=None, canary=None)
 
-    def _refuse(self, version: str, why: str, now_us: int) -> Rollout:
+    def _refuse(self, version: str, why: str, now_us: int) -> Release:
         others = tuple(other for other in self.refused if other != version)
         return replace(self._moved("rolled back", version, why, now_us), refused=(*others, version)[-KEPT_REFUSED:])
 
-    def _moved(self, what: What, version: str, why: str, now_us: int) -> Rollout:
+    def _moved(self, what: What, version: str, why: str, now_us: int) -> Release:
         return replace(self, moves=(*self.moves, Move(now_us, what, version, why))[-KEPT_MOVES:])
 
 
-def started(before: Rollout | None, version: str, now_us: int) -> Rollout:
+def started(before: Release | None, version: str, now_us: int) -> Release:
     """A system starts with ``version``: the same record if that was live, else a new one."""
     if before is not None and before.live == version:
         return before
     kept = (before.refused, before.moves) if before else ((), ())
-    return Rollout(version, now_us, None, None, *kept)._moved("started", version, "the system started with it", now_us)
+    return Release(version, now_us, now_us, None, None, *kept)._moved(
+        "started", version, "the system started with it", now_us
+    )
 
 
-def from_dict(data: Mapping[str, Any]) -> Rollout:
+def from_dict(data: Mapping[str, Any]) -> Release:
     """What ``dataclasses.asdict`` made of a record, after JSON.
 
     Raises:
@@ -115,7 +128,7 @@ def from_dict(data: Mapping[str, Any]) -> Rollout:
     """
     try:
         canary, moves = data["canary"], tuple(Move(**move) for move in data["moves"])
-        found = Rollout(**{**data, "canary": Canary(**canary) if canary else None, "moves": moves})
+        found = Release(**{**data, "canary": Canary(**canary) if canary else None, "moves": moves})
         found = replace(found, refused=tuple(found.refused))
     except (KeyError, TypeError) as why:
         raise ValueError(f"not a record of what is live: {why!r}") from None
