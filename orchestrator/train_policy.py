@@ -99,7 +99,7 @@ def train_policy(
     coupled: dict[str, float] = {}
     if method == "ppo":
         assert isinstance(policy, PolicyNet)
-        policy, coupled = _ppo(policy, (train, held), config, iterations, seed)
+        policy, coupled = _ppo(policy, (train, held), states, config, iterations, seed)
     alive = [state for state in given.states if state.link.up]
     judged = spread(alive, LOG_STATES) or design(_prices(config), LOG_STATES, seed + 1)
     figures = _compare(policy, (train, held), judged, config)
@@ -163,9 +163,14 @@ def spread(items: Sequence[T], most: int) -> Sequence[T]:
 
 
 def _ppo(
-    start: PolicyNet, outcomes: tuple[Outcomes, Outcomes], config: Config, iterations: int, seed: int
+    gate: PolicyNet,
+    outcomes: tuple[Outcomes, Outcomes],
+    states: Sequence[RoutingState],
+    config: Config,
+    iterations: int,
+    seed: int,
 ) -> tuple[PolicyNet, dict[str, float]]:
-    """What search and PPO make of ``start``, with what each rule earns on the held-out traces."""
+    """The network for coupled decisions, with what each rule earns on the held-out traces; ``gate`` knows of none."""
     from cluster import session  # noqa: PLC0415
     from orchestrator.coupled import best_fixed, best_priced, improved, worlds  # noqa: PLC0415
 
@@ -173,7 +178,7 @@ def _ppo(
     train, choose, judge = worlds(outcomes, _prices(config), options.speed, options.objective, seed)
     live = session.start(config.ray)
     try:
-        run = improved(start, train, choose, iterations)
+        run = improved(train, choose, states, iterations, options.floor)
     finally:
         live.stop()
     fixed = best_fixed(train)
@@ -181,7 +186,7 @@ def _ppo(
         f"best fixed ({fixed.value:.2f})": judge.earned(fixed),
         "closed form": judge.earned(OptimalThreshold(options.objective, options.speed, options.floor)),
         "closed form, best price on the cloud": judge.earned(best_priced(train)),
-        "soft gate": judge.earned(start),
+        "soft gate": judge.earned(gate),
         "after the search": judge.earned(run.start),
         f"PPO, iteration {run.iteration}": judge.earned(run.policy),
     }

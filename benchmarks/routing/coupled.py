@@ -18,7 +18,7 @@ from policies.score import FloatArray
 from policies.soft_gate import fit_policynet
 from policies.threshold import OptimalThreshold, ThresholdPolicy
 
-ITERATIONS = 20  # of PPO: with the search, some 45 s a seed
+ITERATIONS = 15  # of PPO: with the search, some 55 s a seed
 RESAMPLES = 2000
 FIXED, PRICED, GATE, SEARCH, PPO = "best fixed", "best closed form", "soft gate", "search", "PPO"
 PER_1000 = "V per 1,000"
@@ -50,13 +50,13 @@ def coupled(given: Material, seeds: int) -> list[Figure]:
 def _run(given: Material, seed: int) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Requests in each scenario that was held out, and what each rule earns there in V per request."""
     train, choose, judge = worlds((given.fit, given.held), given.prices, given.speed, given.objective, seed)
-    gate = fit_policynet(given.fit, design(given.prices, DESIGN_STATES, seed), given.speed, given.objective, seed=seed)
-    made = improved(gate, train, choose, ITERATIONS)
+    states = design(given.prices, DESIGN_STATES, seed)
+    made = improved(train, choose, states, ITERATIONS)
     rules: dict[str, ThresholdPolicy] = {
         FIXED: best_fixed(train),
         "closed form": OptimalThreshold(given.objective, given.speed),
         PRICED: best_priced(train),
-        GATE: gate,
+        GATE: fit_policynet(given.fit, states, given.speed, given.objective, seed=seed),
         SEARCH: made.start,
         PPO: made.policy,
     }
