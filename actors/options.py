@@ -166,6 +166,13 @@ class LearnerOptions(Options):
     anchor_weight: float = Field(default=0.5, ge=0)
     """Weight of the KL term that holds the candidate near the model it started from."""
 
+    policy_steps: int = Field(default=0, ge=0)
+    """Steps of reinforcement learning after the supervised ones, on answers that the candidate samples; each takes
+    seconds. 0 by default: on a few hundred labels it gains on what they ask and loses elsewhere."""
+
+    policy_lr: float = Field(default=3e-4, gt=0)
+    """Peak learning rate of these steps."""
+
     drift_cap: float = Field(default=2.0, gt=0)
     """Largest KL from the parent, in nats per token on held-out records, that passes the gate."""
 

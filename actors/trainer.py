@@ -224,8 +224,9 @@ def load_model(directory: Path, device: str, dtype: torch.dtype) -> Any:
 
 def save_model(model: Any, base_dir: Path, directory: Path) -> None:
     """Write ``model`` as bfloat16 safetensors into ``directory``, with the tokenizer and configuration of its base."""
-    ignored = shutil.ignore_patterns(*LIVE_ONLY, *WEIGHTS, ".*")
-    shutil.copytree(base_dir, directory, dirs_exist_ok=True, ignore=ignored)
+    if directory != base_dir:
+        ignored = shutil.ignore_patterns(*LIVE_ONLY, *WEIGHTS, ".*")
+        shutil.copytree(base_dir, directory, dirs_exist_ok=True, ignore=ignored)
     model.to(torch.bfloat16).save_pretrained(directory)
 
 

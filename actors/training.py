@@ -41,6 +41,7 @@ class TrainConfig:
         batch_size, anchor_batch: labelled and anchor samples in one step.
         lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
         anchor_weight: beta_F of KL(pi_SFT || pi).
+        policy_steps: steps of reinforcement learning after the supervised ones, at a peak rate of ``policy_lr``.
         context: samples with more tokens than this, or than the model's own limit, are left out.
         max_new_tokens: longest answer when the models are evaluated.
         threads: of this process's CPU work; ``device`` is a torch device or auto.
@@ -55,6 +56,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     anchor_weight: float = 0.5
+    policy_steps: int = 0
+    policy_lr: float = 3e-4
     context: int = 4096
     max_new_tokens: int = 160
     time_limit_s: float = 120.0
@@ -147,6 +150,10 @@ def run_job(job: TrainingJob, progress: Progress | None = None) -> TrainingOutco
     labels = variants(job.labels, job.config.variants, job.config.seed)
     figures = trainer.fit(labels, job.anchors, progress or (lambda _: None))
     trainer.save(candidate)
+    if job.config.policy_steps:
+        from actors.policy_round import improve  # noqa: PLC0415  (vLLM loads only where it samples)
+
+        figures |= improve(candidate, job, progress or (lambda _: None))
     trained = time.perf_counter()
     before, after = (Evaluator(path, job.config) for path in (base, candidate))
     drafts = before.answer(job.trials), after.answer(job.trials)

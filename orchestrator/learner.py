@@ -148,6 +148,8 @@ class Learner:
             batch_size=o.batch_size,
             lr=o.lr,
             anchor_weight=o.anchor_weight,
+            policy_steps=o.policy_steps,
+            policy_lr=o.policy_lr,
             threads=o.threads,
             seed=o.seed,
             time_limit_s=o.timeout_s / 2,  # the other half is for evaluation and for starting and ending the job
