@@ -1,8 +1,8 @@
 """The offload log as it grows, and what it says of weights that replaced others: ``policies.canary`` fed with records.
 
 A ``Comparing`` is built for two versions and reads what the log has of them, so a restart loses nothing: the evidence
-is in the log. Left out are records that say nothing of the weights alone: no draft to its end, a draft that only
-exploration began, a cloud that failed or could not be asked.
+is in the log. Left out are records that say nothing of the weights alone: the cloud failed, or could not be asked. A
+draft that only exploration began counts as given up, as without exploration it would have been.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ COLUMNS = (
     "draft_error",
     "draft_version",
     "draft_propensity",
+    "score",
     "reason",
     "propensity",
     "cloud",
@@ -119,11 +120,16 @@ class Comparing:
 def outcomes(rows: Sequence[Mapping[str, Any]]) -> Outcomes:
     """What the drafts of ``rows`` came to."""
     told = [row for row in rows if _tells(row)]
-    wrong = [1.0 / row["propensity"] if row["cloud"] is not None and not _right(row) else 0.0 for row in told]
+    drafted = [row for row in told if not _given_up(row)]
+    known = [row for row in drafted if row["cloud"] is not None]
+    audited = [row for row in known if row["reason"] == str(Reason.SCORE_PASSED)]
+    wrong = [0.0 if row["cloud"] is None or _right(row) else 1.0 / row["propensity"] for row in drafted]
+    given_up = len(told) - len(drafted)
     return Outcomes(
-        wrong=np.array(wrong, dtype=np.float64),
-        invalid=np.array([row["draft_error"] is not None for row in told], dtype=np.float64),
-        labels=sum(row["cloud"] is not None for row in told),
+        wrong=np.array(wrong + [1.0] * given_up, dtype=np.float64),
+        invalid=np.array([row["draft_error"] is not None for row in drafted] + [False] * given_up, dtype=np.float64),
+        audits=np.array([(row["score"] + (not _right(row))) / 2.0 for row in audited], dtype=np.float64),
+        labels=len(known),
         heaviest=max((1.0 / row["propensity"] for row in told), default=1.0),
     )
 
@@ -134,8 +140,11 @@ def labelled(table: pa.Table) -> int:
 
 
 def _tells(row: Mapping[str, Any]) -> bool:
-    whole = row["reason"] not in _CUT and row["draft_propensity"] == 1.0
-    return whole and row["cloud_error"] is None and 1.0 / HEAVIEST <= row["propensity"] <= 1.0
+    return row["cloud_error"] is None and 1.0 / HEAVIEST <= row["propensity"] <= 1.0
+
+
+def _given_up(row: Mapping[str, Any]) -> bool:
+    return row["reason"] in _CUT or row["draft_propensity"] < 1.0
 
 
 def _right(row: Mapping[str, Any]) -> bool:

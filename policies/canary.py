@@ -1,8 +1,14 @@
 """Whether new weights are worse than those they replace, from live labels, looked at as often as one likes.
 
-Two losses of a request, each compared with its mean under the old weights: the draft is wrong (a label stands for
-1 / propensity requests, an unlabelled draft counts 0, so the mean is unbiased: losses are weighed and not successes,
-because few audited drafts are wrong and the estimate is so much quieter), and the draft is invalid (known of each).
+Three losses, each compared with its mean under the old weights:
+
+- Of each request: the edge has no right draft. It is wrong (a label stands for 1 / propensity requests, an unlabelled
+  draft counts 0, so the mean is unbiased), or the edge gave up before its end, which counts 1: weights that try what
+  others gave up must not look worse for it. Losses are weighed and not successes, because few audited drafts are wrong
+  and the estimate is so much quieter.
+- Of each request: its draft is invalid.
+- Of each audit: the draft that was served is wrong, beyond what its score had promised. Weights that serve more, at the
+  same threshold, may be wrong more often without being worse; weights that are surer than they are right may not.
 
 The test is an e-process. For a supposed old mean m, one gambler bets that the new mean is above m + margin, another
 that the old mean is below m; under "not worse by more than margin" neither bet is favourable at the true m, so the
@@ -24,7 +30,10 @@ from policies.checks import probability
 from policies.score import FloatArray
 
 CELLS = 200  # half a point each: what a margin of a point or two needs
-CHUNK = 25  # losses between two looks at the bets: few enough to follow, and few enough steps
+CHUNK = (
+    10  # losses between two looks at the bets, wherever reads of the log begin: evidence is the same after a restart
+)
+MISCALIBRATED = 0.05  # how far audits may be off what fresh scores promise, besides the margin
 BOLDEST = 0.75  # share of the largest bet; all of it could be lost at once
 LEAST_LABELS = 30  # below it time alone promotes nothing
 
@@ -61,14 +70,16 @@ class Outcomes:
     """Requests that some weights drafted for.
 
     Args:
-        wrong: 1 / propensity where a label says that the draft is wrong, else 0; shape [n].
-        invalid: whether the draft may not be served; shape [n].
+        wrong: 1 / propensity where a label says that the draft is wrong, 1 where none was made to its end, else 0; [n].
+        invalid: whether the draft may not be served; [n].
+        audits: (wrong + score) / 2 of each draft that was served and audited, in [0, 1]; shape [m].
         labels: how many were labelled.
         heaviest: largest 1 / propensity that a label could have had.
     """
 
     wrong: FloatArray
     invalid: FloatArray
+    audits: FloatArray
     labels: int
     heaviest: float = 1.0
 
@@ -117,23 +128,30 @@ class _Gambler:
     def __init__(self, means: FloatArray, most: FloatArray) -> None:
         self._means, self._most = means, most
         self._count, self._sum, self._squares = 1, 0.0, 1.0  # before anything is seen: a spread of 1, a mean of 0
+        self._chunk: list[FloatArray] = []
+        self._bet = np.zeros(len(means))
         self.log_wealth = np.zeros(len(means))
 
     def add(self, values: FloatArray) -> None:
         """Values as they come, [n]."""
-        for start in range(0, len(values), CHUNK):
-            chunk = values[start : start + CHUNK]
-            bet = self._bet()  # from what came before this chunk alone: that makes the game fair
-            self.log_wealth += np.log1p(bet * (chunk[:, None] - self._means)).sum(axis=0)
-            self._count += len(chunk)
-            self._sum += float(chunk.sum())
-            self._squares += float(chunk @ chunk)
+        while len(values):
+            room = CHUNK - sum(map(len, self._chunk))
+            part, values = values[:room], values[room:]
+            self.log_wealth += np.log1p(self._bet * (part[:, None] - self._means)).sum(axis=0)
+            self._chunk.append(part)
+            if len(part) == room:
+                self._learn(np.concatenate(self._chunk))
+                self._chunk = []
 
-    def _bet(self) -> FloatArray:
+    def _learn(self, chunk: FloatArray) -> None:
+        """Bet by ``chunk`` too from now on, never on it: that makes the game fair."""
+        self._count += len(chunk)
+        self._sum += float(chunk.sum())
+        self._squares += float(chunk @ chunk)
         mean = self._sum / self._count
         spread = self._squares / self._count - mean**2
         above = mean - self._means
-        return np.clip(above / (spread + above**2), 0.0, self._most)
+        self._bet = np.clip(above / (spread + above**2), 0.0, self._most)
 
 
 @dataclass(slots=True)
@@ -144,12 +162,21 @@ class _Tally:
     labels: int = 0
     wrong: float = 0.0
     invalid: float = 0.0
+    audits: int = 0
+    excess: float = 0.0
 
     def add(self, outcomes: Outcomes) -> None:
         self.requests += len(outcomes.wrong)
         self.labels += outcomes.labels
         self.wrong += float(outcomes.wrong.sum())
         self.invalid += float(outcomes.invalid.sum())
+        self.audits += len(outcomes.audits)
+        self.excess += float((2.0 * outcomes.audits - 1.0).sum())
+
+    @property
+    def surprise(self) -> float:
+        """How much more often than promised what was served was wrong."""
+        return self.excess / max(self.audits, 1)
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -163,7 +190,7 @@ class Watch:
 
     Args:
         old: what the old weights did at that site.
-        rules: whose ``delta`` is shared between the two losses and ``sites``.
+        rules: whose ``delta`` is shared between the three losses and ``sites``.
         sites: how many are watched at once.
     """
 
@@ -180,12 +207,14 @@ class Watch:
         margin = self.rules.margin
         self._tests["wrong"] = Comparison(self.old.wrong, self.old.heaviest, margin)
         self._tests["invalid"] = Comparison(self.old.invalid, 1.0, margin)
+        self._tests["audits"] = Comparison(self.old.audits, 1.0, (MISCALIBRATED + margin) / 2.0)
 
     def add(self, new: Outcomes) -> None:
         """What the new weights did since."""
         self._after.add(new)
         self._tests["wrong"].add(new.wrong)
         self._tests["invalid"].add(new.invalid)
+        self._tests["audits"].add(new.audits)
         self._strongest = max(self._strongest, *(test.log_evidence for test in self._tests.values()))
 
     @property
@@ -196,18 +225,19 @@ class Watch:
     @property
     def evidence(self) -> float:
         """The strongest so far, as a share of what rolls back; 1 does."""
-        return self._strongest / math.log(2.0 * self.sites / self.rules.delta)
+        return self._strongest / math.log(len(self._tests) * self.sites / self.rules.delta)
 
     @property
     def summary(self) -> str:
         """The figures in words."""
         after, before = self._after, self._before
         if not before.requests:
-            return f"{after.labels} labels of {after.requests} drafts, nothing to compare with"
+            return f"{after.labels} labels of {after.requests} requests, nothing to compare with"
         (wrong, invalid), (old_wrong, old_invalid) = after.rates, before.rates
         return (
-            f"wrong {wrong:.1%} (before {old_wrong:.1%}), invalid {invalid:.1%} (before {old_invalid:.1%}), "
-            f"{after.labels} labels of {after.requests} drafts, {max(self.evidence, 0.0):.0%} of the evidence needed"
+            f"no right draft {wrong:.1%} (before {old_wrong:.1%}), invalid {invalid:.1%} (before {old_invalid:.1%}), "
+            f"{after.audits} audits {after.surprise:+.1%} off their scores (before {before.surprise:+.1%}), "
+            f"{after.labels} labels of {after.requests} requests, {max(self.evidence, 0.0):.0%} of the evidence needed"
         )
 
     def verdict(self, waited_s: float) -> Verdict:

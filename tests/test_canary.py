@@ -14,17 +14,22 @@ from policies.canary import LEAST_LABELS, CanaryRules, Comparison, Outcomes, Wat
 Rates = tuple[float, float]  # P(wrong) of drafts that are kept, and of those that are not
 OLD: Rates = (0.03, 0.5)  # 17 % wrong over all
 STEP = 100
+NONE = np.zeros(0)
 HOUR_S = 3600.0
 
 
 def draw(rng: np.random.Generator, count: int, rates: Rates, invalid: float = 0.005, audit: float = 0.1) -> Outcomes:
-    """Requests as a site logs them: 70 % of the drafts are kept, of which ``audit`` are labelled, and all others."""
+    """Requests as a site logs them: 70 % of the drafts are kept, of which ``audit`` are labelled, and all others.
+
+    Scores promise what weights with ``OLD`` rates keep.
+    """
     kept = rng.random(count) < 0.7
     propensity = np.where(kept, audit, 1.0)
     labelled = rng.random(count) < propensity
     wrong = labelled & (rng.random(count) < np.where(kept, *rates))
+    audits = (wrong[kept & labelled].astype(np.float64) + 1.0 - OLD[0]) / 2.0
     broken = (rng.random(count) < invalid).astype(np.float64)
-    return Outcomes(np.where(wrong, 1.0 / propensity, 0.0), broken, int(labelled.sum()), 1.0 / audit)
+    return Outcomes(np.where(wrong, 1.0 / propensity, 0.0), broken, audits, int(labelled.sum()), 1.0 / audit)
 
 
 def rolled_back(seed: int, new: Rates, rules: CanaryRules, count: int = 4000, invalid: float = 0.005) -> int | None:
@@ -82,13 +87,13 @@ def test_weights_that_look_worse_wait_for_their_time_and_are_then_promoted_unles
 def test_time_alone_promotes_nothing_without_labels() -> None:
     watch = Watch(draw(np.random.default_rng(2), 500, OLD), CanaryRules())
     assert watch.verdict(1e9).action == "wait"
-    watch.add(Outcomes(np.zeros(500), np.zeros(500), LEAST_LABELS - 1, 10.0))
+    watch.add(Outcomes(np.zeros(500), np.zeros(500), NONE, LEAST_LABELS - 1, 10.0))
     assert watch.verdict(1e9).action == "wait"
 
 
 def test_without_anything_to_compare_with_nothing_is_ever_proved() -> None:
-    watch = Watch(Outcomes(np.zeros(0), np.zeros(0), 0), CanaryRules())
-    watch.add(Outcomes(np.ones(3000), np.ones(3000), 3000))
+    watch = Watch(Outcomes(NONE, NONE, NONE, 0), CanaryRules())
+    watch.add(Outcomes(np.ones(3000), np.ones(3000), np.ones(3000), 3000))
     assert watch.evidence < 1.0
     assert "nothing to compare with" in watch.verdict(0.0).reason
 
@@ -100,6 +105,39 @@ def test_an_alarm_stays_whatever_comes_later() -> None:
     assert watch.verdict(0.0).action == "roll back"
     watch.add(draw(rng, 20_000, (0.0, 0.0)))
     assert watch.verdict(0.0).action == "roll back"
+
+
+def test_weights_that_are_surer_than_they_are_right_are_seen_by_their_audits_alone() -> None:
+    rng = np.random.default_rng(5)
+
+    def audits(count: int, wrong: float) -> Outcomes:
+        told = ((rng.random(count) < wrong).astype(np.float64) + 0.97) / 2.0
+        return Outcomes(np.zeros(count), np.zeros(count), told, count)
+
+    same, surer = (Watch(audits(1000, 0.03), CanaryRules()) for _ in range(2))
+    same.add(audits(1000, 0.05))
+    surer.add(audits(1000, 0.20))
+    assert same.evidence < 1.0 <= surer.evidence
+    assert "1000 audits +1" in surer.summary
+
+
+def test_weights_that_try_what_others_gave_up_do_not_look_worse() -> None:
+    rng = np.random.default_rng(6)
+    easy, hard = (rng.random(3000) < 0.1).astype(np.float64), (rng.random(1500) < 0.6).astype(np.float64)
+    old = Outcomes(np.concatenate([easy, np.ones(1500)]), np.zeros(4500), NONE, 3000)
+    watch = Watch(old, CanaryRules())
+    watch.add(Outcomes(rng.permutation(np.concatenate([easy, hard])), np.zeros(4500), NONE, 4500))
+    assert watch.verdict(0.0).action == "promote"
+
+
+def test_evidence_does_not_depend_on_how_the_log_was_read() -> None:
+    rng = np.random.default_rng(7)
+    old, losses = (rng.random(500) < 0.2).astype(np.float64), (rng.random(333) < 0.3).astype(np.float64)
+    once, often = Comparison(old, 1.0, 0.0), Comparison(old, 1.0, 0.0)
+    once.add(losses)
+    for at in range(0, 333, 7):
+        often.add(losses[at : at + 7])
+    assert once.log_evidence == pytest.approx(often.log_evidence) != 0.0
 
 
 def test_more_sites_need_more_evidence_each() -> None:

@@ -101,7 +101,7 @@ def test_enough_labels_make_a_round_whose_version_is_tried_and_promoted(plant: P
     state = plant.releases.state
     assert (state.live, state.canary, plant.fleet.others) == (version.version, None, version.version)
     assert [move.what for move in state.moves] == ["started", "canary", "promoted"]
-    assert "north: not worse: wrong" in state.moves[-1].why
+    assert "north: not worse: no right draft" in state.moves[-1].why
 
 
 def test_too_few_labels_or_too_soon_make_none(plant: Plant) -> None:
@@ -383,30 +383,30 @@ def test_what_is_known_is_not_read_again(tmp_path: Path) -> None:
     assert read_log(tmp_path, {"a": 94})["seq"].to_pylist()[-1] == 94
 
 
-def test_records_that_say_nothing_of_the_weights_are_left_out() -> None:
+def test_records_that_say_nothing_of_the_weights_are_left_out_and_what_was_given_up_is_not() -> None:
     plain = {
         "draft": call("a"),
         "draft_error": None,
         "draft_propensity": 1.0,
         "reason": "score_below",
+        "score": 0.5,
         "propensity": 1.0,
         "cloud": call("b"),
         "cloud_error": None,
     }
     silent: list[dict[str, object]] = [
-        {"reason": "draft_skipped"},
-        {"reason": "draft_abandoned"},
-        {"draft_propensity": 0.05},
         {"propensity": 0.0, "cloud": None},
         {"propensity": 1e-9},
         {"cloud": None, "cloud_error": "refused"},
     ]
-    told: list[dict[str, object]] = [
-        {},
-        {"propensity": 0.05},
-        {"propensity": 0.05, "cloud": None},
-        {"cloud": call("a")},
+    kept = {"reason": "score_passed", "propensity": 0.05, "score": 0.9}
+    told: list[dict[str, object]] = [{}, kept, {**kept, "cloud": None}, {"cloud": call("a")}]
+    given_up: list[dict[str, object]] = [
+        {"reason": "draft_skipped", "draft_propensity": 0.95},
+        {"reason": "draft_abandoned"},
+        {"draft_propensity": 0.05, "cloud": call("a")},
     ]
-    found = outcomes([{**plain, **changes} for changes in (*silent, *told)])
-    assert found.wrong.tolist() == [1.0, 20.0, 0.0, 0.0] and (found.labels, found.heaviest) == (3, 20.0)
+    found = outcomes([{**plain, **changes} for changes in (*silent, *told, *given_up)])
+    assert found.wrong.tolist() == [1.0, 20.0, 0.0, 0.0, 1.0, 1.0, 1.0] and (found.labels, found.heaviest) == (3, 20.0)
+    assert found.audits.tolist() == [0.95] and found.invalid.tolist() == [0.0] * 7
     assert outcomes([{**plain, "draft_error": "junk", "cloud": call("a")}]).invalid.tolist() == [1.0]
