@@ -4,6 +4,17 @@
 samples many answers to many prompts at once (``sample``). Plain and synchronous: the trainer is a loop, and engine
 and trainer take turns on the same thread. Prompts come as the trainer's own tokens and answers go back as tokens, so
 it trains on exactly what was sampled. No rewards, no optimiser and no second copy of the weights on disk.
+
+How far the engine's log-probabilities are from the trainer's float32 forward pass on the same weights, in nats, over
+256 answers (7,670 tokens) of the bundled edge model, drawn at temperature 1 | 2:
+
+    engine     token: mean      largest         sequence: mean   largest
+    float32    2e-8 | 3e-7      7e-6 | 2e-5     4e-7 | 4e-6      8e-6 | 4e-5
+    bfloat16   3e-4 | 5e-3      0.06 | 0.35     7e-3 | 0.07      0.09 | 1.0
+
+So float32 is the default: the ratio of new to old policy starts at 1. At this size it costs nothing: 5,200 tokens per
+second of one thread's CPU time, 5,400 in bfloat16 (32 prompts of 177 tokens, 8 answers of 30 tokens to each), where
+the evaluator's greedy loop makes 2,100 and ``transformers.generate`` 1,250, both in bfloat16. A sync takes 23 ms.
 """
 
 from __future__ import annotations
@@ -68,8 +79,8 @@ class Rollouts:
         self.version = version
         self._directory = directory
         self._shapes = read_shapes(directory)
-        self._context = Renderer(directory, settings.max_model_len).context
-        self._core = VllmCore(directory, self._context, settings)
+        self._renderer = Renderer(directory, settings.max_model_len)
+        self._core = VllmCore(directory, self._renderer.context, settings)
         self._core.start()
 
     def sync(self, parameters: Iterable[tuple[str, Tensor]], version: str) -> None:
@@ -110,7 +121,7 @@ class Rollouts:
         try:
             for index, ids in enumerate(prompts):
                 drawn = Sampling(max_new_tokens, samples, temperature, seed=seeds.getrandbits(_SEED_BITS))
-                self._core.add(str(index), list(ids), drawn, schema=None)
+                self._core.add(str(index), list(ids), drawn, schema=None, text=False)
         except NetGPTError:
             self._core.abort(*map(str, range(len(prompts))))
             raise
@@ -122,13 +133,14 @@ class Rollouts:
         self._core.close()
 
     def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        context = self._renderer.context
         for index, ids in enumerate(prompts):
             if not ids:
                 raise EngineError(f"prompts[{index}] has no tokens: give at least one to begin from")
-            if len(ids) + max_new_tokens > self._context:
+            if len(ids) + max_new_tokens > context:
                 raise EngineError(
                     f"prompts[{index}] has {len(ids)} tokens and the answer up to {max_new_tokens}, but the context of "
-                    f"{self._directory} is {self._context}: shorten the prompt or lower max_new_tokens"
+                    f"{self._directory} is {context}: shorten the prompt or lower max_new_tokens"
                 )
 
     def _run(self) -> dict[str, RequestOutput]:
@@ -148,7 +160,7 @@ class Rollouts:
                 prompt,
                 tuple(sample.token_ids),
                 tuple(sample.logprobs.logprobs),
-                sample.text,
+                str(self._renderer.tokenizer.decode(sample.token_ids, skip_special_tokens=True)),
                 sample.finish_reason == "stop",
                 self.version,
             )
