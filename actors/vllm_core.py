@@ -86,7 +86,7 @@ class VllmCore:
     def add(
         self, key: str, ids: list[int], sampling: Sampling, schema: Mapping[str, Any] | None, text: bool = True
     ) -> None:
-        """Queue one request under ``key``; without ``text`` only its tokens are answered, which is 10% less work.
+        """Queue one request under ``key``; without ``text`` the answer is tokens only, which is a tenth less work.
 
         Raises:
             BadRequest: vLLM refuses its parameters or its schema.
