@@ -64,6 +64,7 @@ class Loop:
         self._comparing: Comparing | None = None
         self._round: Round | None = None
         self._said: dict[str, str] = {}
+        self.over = threading.Event()
 
     def tick(self) -> None:
         """Look once, and do what is due; what cannot be done is logged, and tried again the next time."""
@@ -136,7 +137,7 @@ class Loop:
         if why is not None:
             log.warning("a training round begins: %s", why)
             self._triggers = self._triggers.begun()
-            self._round = Round(self._parts.learn)
+            self._round = Round(self._parts.learn, self.over)
             self._round.start()
 
     def _finish(self) -> None:
@@ -171,9 +172,9 @@ class Loop:
 class Round(threading.Thread):
     """A round beside the ticks; ``report`` is None until it is over, and when it failed."""
 
-    def __init__(self, learn: Callable[[], RoundReport]) -> None:
+    def __init__(self, learn: Callable[[], RoundReport], over: threading.Event) -> None:
         super().__init__(name="round", daemon=True)
-        self._learn = learn
+        self._learn, self._over = learn, over
         self.report: RoundReport | None = None
 
     def run(self) -> None:
@@ -181,16 +182,18 @@ class Round(threading.Thread):
             self.report = self._learn()
             log.warning("the training round ended: %s", self.report.reason)
         except Exception:  # a thread of its own: nobody else would hear of it
-            log.exception("a training round failed")
+            if self._over.is_set():  # its Ray was taken away
+                log.info("a training round was cut off: the system ends")
+            else:
+                log.exception("a training round failed")
 
 
 @contextmanager
 def ticking(loop: Loop) -> Iterator[None]:
     """Tick while the block runs; a round that still runs at the end is left to die with its system."""
-    over = threading.Event()
 
     def run() -> None:
-        while not over.wait(TICK_S):
+        while not loop.over.wait(TICK_S):
             loop.tick()
 
     thread = threading.Thread(target=run, name="loop", daemon=True)
@@ -198,7 +201,7 @@ def ticking(loop: Loop) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        loop.over.set()
         thread.join(END_S)
 
 

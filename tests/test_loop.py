@@ -228,6 +228,20 @@ def test_a_round_that_dies_is_logged_and_the_loop_goes_on(plant: Plant, caplog: 
     assert plant.fleet.runs == plant.first.version
 
 
+def test_a_round_that_the_end_cuts_off_is_no_error(plant: Plant, caplog: pytest.LogCaptureFixture) -> None:
+    def cut_off() -> RoundReport:
+        plant.loop.over.wait(10.0)
+        raise RuntimeError("Ray is gone")
+
+    plant.learn = cut_off
+    plant.serve(100)
+    plant.now_s += 2 * MINUTE_S
+    with ticking(plant.loop):
+        plant.loop.tick()
+    plant.loop.join(10.0)
+    assert plant.loop.over.is_set() and "Ray is gone" not in caplog.text
+
+
 def test_a_round_blocks_neither_the_watch_nor_an_order(plant: Plant) -> None:
     over = threading.Event()
 
