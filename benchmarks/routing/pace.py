@@ -8,6 +8,7 @@ import tempfile
 import timeit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from actors.limits import LimitOptions, Limits
 from actors.scorer import Proposal, first_scorer
 from actors.scorers import DraftScorer, Evidence, Labelled, build_scorer, fit_scorer
 from benchmarks.both_answers import SEED, Both
-from benchmarks.figures import Figure, at_most
-from benchmarks.routing.material import Material
+from benchmarks.figures import Figure, at_least, at_most
+from benchmarks.routing.material import Material, grid
 from benchmarks.routing.thresholds import fitted
 from orchestrator.bundled.train import MODELS
 from orchestrator.tasks.generator import Split, Task, tasks
@@ -26,13 +27,15 @@ from policies.budget import Budgets
 from policies.calibration import auroc
 from policies.decide import decide, worth_making
 from policies.early import ScoreBound
+from policies.replay import Estimator, Logged, figures, kept, price, thresholds
 from policies.soft_gate import typical_work
-from policies.threshold import ThresholdPolicy
+from policies.threshold import OptimalThreshold, ThresholdPolicy
 from policies.toolcalls import parse
 from policies.types import LinkState, RoutingState
 
 TARGET_US = 50.0
 TARGET_MS = 2.0  # of a preference score
+TARGET_RATE, LOGGED = 200_000, 200_000  # requests a second, and in the log
 LEARNT = 4000  # requests at most that the reward head and its map are fitted on, half each
 TIMED, ROUNDS = 100, 10
 
@@ -62,7 +65,26 @@ def decisions(given: Material) -> list[Figure]:
         found.append(at_most(f"one decision before a draft, {name}", _microseconds(before), "us", TARGET_US))
         found.append(at_most(f"one decision after it, {name}", _microseconds(after), "us", TARGET_US))
     token = Figure("the bound, each token", _token(scorer.bound, row.logprobs), "us")
-    return [*found, token, *preference(given)]
+    return [*found, token, *replay_rate(given), *preference(given)]
+
+
+def replay_rate(given: Material) -> list[Figure]:
+    """Logged requests a second that a replay prices, decides and estimates, where each saw a state of its own."""
+    states = [replace(state, queue_s=0.001 * n) for n in range(LOGGED // 100) for state in grid(given.prices)]
+    row = np.arange(LOGGED) % len(given.held)
+    score, propensity = given.held.score[row], np.where(given.held.score[row] < 0.7, 1.0, 0.1)
+    labelled = np.random.default_rng(0).random(LOGGED) < propensity
+    right, amounts = given.held.edge_right[row] * (score > 0), given.held.amounts[row]
+    log = Logged(
+        score, score > 0, score < 0.7, labelled, propensity, right, amounts, np.arange(LOGGED), states,
+    )  # fmt: skip
+    rule = OptimalThreshold(given.objective, given.speed)
+
+    def once() -> None:
+        priced = price(log, given.speed, given.objective)
+        figures(priced, kept(log, thresholds(rule, priced)), Estimator.DR)
+
+    return [at_least("replay", LOGGED / min(timeit.repeat(once, number=1, repeat=5)), "requests/s", TARGET_RATE)]
 
 
 def preference(given: Material) -> list[Figure]:

@@ -61,6 +61,10 @@ def closed_gap(given: Material, seeds: int) -> list[Figure]:
         Figure("gap: per-state oracle - best fixed", 1e3 * oracle.mean() / value, "V per 1,000"),
         Figure("the same, thresholds chosen on the requests to fit on", 1e3 * learnt.mean() / value, "V per 1,000"),
     ]
+    sent = float(((held.score < fixed) | (held.score == 0)).mean())
+    for name, share in (("all edge", 0.0), ("all cloud", 1.0), ("random, as many offloads", sent)):
+        earned = (1.0 - share) * value * held.edge_right + share * (value * held.cloud_right - kappa.mean(axis=0))
+        found.append(Figure(f"{name} - best fixed", 1e3 * float((earned - base).mean()) / value, "V per 1,000"))
     runs = [fitted(given, seed) for seed in range(seeds)]
     for name in runs[0]:
         gains = np.mean([_earned(given, kappa, _taus(run[name], given, kappa)) - base for run in runs], axis=0)
