@@ -210,11 +210,11 @@ def _compare(
         if isinstance(policy, OptimalThreshold)
         else np.array([policy.threshold(state, ANY_WORK) for state in states])
     )
-
+    name = "closed form, measured gain" if isinstance(policy, OptimalThreshold) else type(policy).__name__
     return {
         f"best fixed ({fixed:.2f})": mean(np.full(len(states), fixed)),
         "closed form": mean(OptimalThreshold(options.objective, options.speed, options.floor).taus(price)),
-        type(policy).__name__: mean(ours),
+        name: mean(ours),
         "per-state oracle": mean(best_thresholds(held, price, value)),
     }
 

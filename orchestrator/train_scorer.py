@@ -24,9 +24,8 @@ from orchestrator.lessons import LABEL_WEIGHT_CAP, readable
 from orchestrator.own_threshold import FITTED, THRESHOLD_FILE
 from orchestrator.refit import Known, fit_for, fit_threshold, tried
 from orchestrator.screening import said, screen
+from orchestrator.versions import SCORER, last_live
 from policies.errors import BadConfig
-
-SCORER = "scorer"  # in a version's meta: it is its parent's weights with this scorer
 
 
 def train_scorer(kind: str, config: Config, console: Console) -> ModelVersion:
@@ -38,7 +37,7 @@ def train_scorer(kind: str, config: Config, console: Console) -> ModelVersion:
         LogError, StoreError: log or store cannot be read or written.
     """
     store = ModelStore(config.store_dir)
-    parent = store.latest("edge")
+    parent = last_live(store)  # after a roll-back not the newest
     if parent is None:
         raise BadConfig(f"{config.store_dir}: it holds no edge version. Fix: run netgpt serve with this configuration")
     table, left_out = screen(read_log(config.log_dir))

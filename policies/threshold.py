@@ -127,6 +127,6 @@ def _fitted(kind: str, cls: type[Fitted], given: ThresholdInputs) -> Fitted:
         found = "none" if given.fitted is None else f"a {type(given.fitted).__name__}"
         raise BadConfig(
             f"threshold kind {kind!r} needs the file of a fitted policy of that kind, got {found}. "
-            "Fix: write one with `netgpt train policy` and name it, or use kind optimal, which needs none"
+            "Fix: write one with `netgpt train policy` and name it, or use kind optimal without a file"
         )
     return replace(given.fitted, floor=max(given.floor, given.fitted.floor))
