@@ -229,15 +229,15 @@ class PolicyTrainer:
         """Gradients of one forward pass are added; parts of a step add up."""
         config, batch = self._config, collate(part, self._config.device)
         logprobs = token_logprobs(answer_logits(self.model, batch), batch.targets)
-        zero = logprobs.new_zeros(())
         if behaviour is None:
-            loss = anchored_policy_loss(policy_gradient_loss(logprobs, batch.weights), zero, zero, 0.0, 0.0)
+            loss = policy_gradient_loss(logprobs, batch.weights)
         else:
             improvement = ppo_clip_loss(logprobs, behaviour, batch.weights, config.clip, config.clip)
             reverse = sampled_reverse_kl(logprobs, behaviour, torch.full_like(logprobs, 1.0 / answers))
-            loss = anchored_policy_loss(improvement, reverse, zero, config.reverse_weight, 0.0)
-        loss.total.backward()
-        return loss.total.item()
+            forward = logprobs.new_zeros(())  # anchors have a pass of their own, ``_stay``
+            loss = anchored_policy_loss(improvement, reverse, forward, config.reverse_weight, 0.0).total
+        loss.backward()
+        return loss.item()
 
     def _stay(self, anchors: Sequence[Encoded]) -> float:
         """beta_F * KL(pi_SFT || pi) on answers of the supervised model."""

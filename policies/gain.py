@@ -15,10 +15,13 @@ from operator import neg
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from policies.fitting import as_tuple
 from policies.outcomes import Outcomes
 from policies.score import FloatArray
+
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +49,16 @@ class GainCurve:
         Raises:
             ValueError: there is no draft with a score and a weight above 0.
         """
-        from scipy.optimize import isotonic_regression  # noqa: PLC0415  (fitting is rare; serving needs no scipy)
-
         drafts = drafts.part((drafts.score > 0) & (drafts.weights > 0))
         if not len(drafts):
             raise ValueError("a gain curve needs drafts with scores above 0")
         drafts = drafts.part(np.argsort(drafts.score, kind="stable"))
-        found = isotonic_regression(drafts.cloud_right - drafts.edge_right, weights=drafts.weights, increasing=False)
-        starts = np.asarray(found.blocks[:-1])
+        gains, blocks = falling_gains(drafts)
+        starts = blocks[:-1]
         mass = np.add.reduceat(drafts.weights, starts)
         middle = np.add.reduceat(drafts.weights * drafts.score, starts) / mass
         rising = np.diff(middle, prepend=-1.0) > 0  # equal scores in two blocks differ by rounding alone
-        return cls(as_tuple(middle[rising]), as_tuple(np.asarray(found.x)[starts][rising]))
+        return cls(as_tuple(middle[rising]), as_tuple(gains[starts][rising]))
 
     def tau(self, price: float) -> float:
         """The least score from which a draft is worth keeping when the cloud costs ``price``, in units of V."""
@@ -74,3 +75,15 @@ class GainCurve:
         """``tau`` of many prices, any shape."""
         gains, scores = self.gains[::-1], self.scores[::-1]
         return np.asarray(np.interp(price, gains, scores, left=1.0, right=0.0), dtype=np.float64)
+
+
+def falling_gains(drafts: Outcomes) -> tuple[FloatArray, IntArray]:
+    """E[cloud right - edge right | score] of drafts in the order of their scores, by isotonic regression.
+
+    Returns:
+        The gain of each draft, never rising, [n]; and where each run of equal ones begins, n at the end.
+    """
+    from scipy.optimize import isotonic_regression  # noqa: PLC0415  (fitting is rare; serving needs no scipy)
+
+    found = isotonic_regression(drafts.cloud_right - drafts.edge_right, weights=drafts.weights, increasing=False)
+    return np.asarray(found.x, dtype=np.float64), np.asarray(found.blocks, dtype=np.int64)

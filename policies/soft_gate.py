@@ -20,6 +20,7 @@ from policies.checks import nonnegative
 from policies.cost import unit_prices
 from policies.errors import BadConfig
 from policies.funcdyn import INPUTS, FuncDyn, StateInputs
+from policies.gain import falling_gains
 from policies.outcomes import Outcomes, utility
 from policies.policynet import PolicyNet, bounds
 from policies.score import FloatArray
@@ -180,7 +181,7 @@ class _Data:
         self.x = np.array([self.inputs.encode(state) for state in states])
         starts = np.unique(np.arange(GROUPS) * len(drafts) // GROUPS)
         weights = drafts.weights / drafts.weights.sum()
-        lost = np.add.reduceat(weights * _lost_at_the_edge(drafts), starts)
+        lost = np.add.reduceat(weights * falling_gains(drafts)[0], starts)
         paid = np.add.reduceat(weights[:, None] * drafts.amounts, starts)
         prices = unit_prices(states, speed, objective)
         self.gain = lost - prices @ paid.T / objective.value_usd
@@ -188,14 +189,6 @@ class _Data:
         sent = np.cumsum(self.gain, axis=1)
         cuts = np.append(self.score[1:], 1.0)
         self.best = np.where(sent.max(axis=1) > 0, cuts[sent.argmax(axis=1)], 0.0)
-
-
-def _lost_at_the_edge(drafts: Outcomes) -> FloatArray:
-    """E[cloud right - edge right | score] of drafts in the order of their scores, never rising: shape [n]."""
-    from scipy.optimize import isotonic_regression  # noqa: PLC0415
-
-    lost = drafts.cloud_right - drafts.edge_right
-    return np.asarray(isotonic_regression(lost, weights=drafts.weights, increasing=False).x, dtype=np.float64)
 
 
 def _check(states: Sequence[RoutingState], objective: Objective) -> None:
