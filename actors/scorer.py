@@ -135,6 +135,10 @@ class Scorer:
         seen = Running.of(logprobs)
         return self.bound.given(expected).score(seen) if seen else 0.0  # a model that computes NaN knows nothing
 
+    def judge(self, question: str, tools: int, logprobs: Sequence[float], valid: bool) -> float:
+        """``score`` of a draft for a request with these words and so many tools."""
+        return self.score(logprobs, valid, self.expected(question, tools))
+
     @cached_property
     def bound(self) -> ScoreBound:
         """The same score for drafts that still grow."""

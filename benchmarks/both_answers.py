@@ -75,7 +75,7 @@ def collect(split: Split, count: int, var: Path = Path("var")) -> list[Both]:
 def scores(rows: Sequence[Both], edge: Path = MODELS / "edge") -> FloatArray:
     """The edge model's own calibrated scores, 0 for invalid drafts; shape [n]."""
     scorer = first_scorer(edge)
-    found = [scorer.score(r.logprobs, r.draft_valid, scorer.expected(r.question, r.offered)) for r in rows]
+    found = [scorer.judge(r.question, r.offered, r.logprobs, r.draft_valid) for r in rows]
     return np.array(found, dtype=np.float64)
 
 

@@ -207,8 +207,7 @@ def _score(scorer: Scorer, one: Known) -> float:
     """As the node scores it."""
     if scorer.rater is not None:
         return float(scorer.rater.score(one.request.prompt, [one.proposal]).scores[0])
-    expected = scorer.expected(one.request.question, len(one.case.tools))
-    return scorer.score(one.answer.logprobs, one.valid, expected)
+    return scorer.judge(one.request.question, len(one.case.tools), one.answer.logprobs, one.valid)
 
 
 def _work(one: Known) -> CloudWork:

@@ -99,5 +99,4 @@ def _judged(row: Answered) -> JudgedDraft:
 
 
 def _belief(case: Case, draft: Draft, parent: Scorer) -> float:
-    expected = parent.expected(ChatRequest(case.messages).question, len(case.tools))
-    return parent.score(draft.logprobs, case.valid(draft.text), expected)
+    return parent.judge(ChatRequest(case.messages).question, len(case.tools), draft.logprobs, case.valid(draft.text))

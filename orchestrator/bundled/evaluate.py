@@ -132,7 +132,7 @@ def summarise(answered: Sequence[Answered], scorer: Scorer) -> dict[str, Any]:
     """Success, validity and the score's quality, overall and by difficulty; shares in [0, 1]."""
     correct = np.array([a.correct for a in answered])
     valid = np.array([a.is_valid for a in answered])
-    scores = np.array([scorer.score(a.completion.logprobs, a.is_valid, scorer.expected(*_asked(a))) for a in answered])
+    scores = np.array([scorer.judge(*_asked(a), a.completion.logprobs, a.is_valid) for a in answered])
     seldom = np.array([a.task.kind in SELDOM for a in answered])
     levels = np.array([a.task.difficulty for a in answered])
     return {

@@ -92,8 +92,8 @@ def with_whole_drafts(pairs: Sequence[tuple[Task, OffloadRecord]], edge: Path) -
 def _whole(task: Task, record: OffloadRecord, draft: Draft | None, scorer: Scorer) -> OffloadRecord:
     if draft is None:
         return record
-    expected = scorer.expected(ChatRequest(task.messages).question, len(task.tools))
-    score = scorer.score(draft.logprobs, check(parse(draft.text), task.tools, False) is None, expected)
+    valid = check(parse(draft.text), task.tools, False) is None
+    score = scorer.judge(ChatRequest(task.messages).question, len(task.tools), draft.logprobs, valid)
     return replace(record, draft=draft.text, draft_tokens=len(draft.logprobs), score=score)
 
 
