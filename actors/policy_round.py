@@ -50,6 +50,8 @@ def _config(config: TrainConfig) -> PolicyConfig:
         steps=config.policy_steps,
         prompts=PROMPTS,
         samples=SAMPLES,
+        epochs=config.policy_epochs,
+        reverse_weight=config.policy_reverse,
         forward_weight=config.anchor_weight,
         max_new_tokens=config.max_new_tokens,
         lr=config.policy_lr,

@@ -23,25 +23,33 @@ Progress = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt (OpenAI messages and tools), the answer to learn or to stay with, and its weight."""
+    """A prompt (OpenAI messages and tools), the answer to learn or to stay with, and its weight.
+
+    ``rejected`` is the whole draft that ``answer`` corrects, empty where none is known.
+    """
 
     messages: Sequence[Any]
     tools: Sequence[Any]
     answer: str
     weight: float = 1.0
+    rejected: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Hyper-parameters of one round.
+    """Hyper-parameters of one round: supervised steps, then preference steps, then reinforcement learning.
 
     Args:
-        steps: optimiser steps; ``time_limit_s`` shortens the plan when the pace is too slow for them.
+        steps: supervised optimiser steps; ``time_limit_s`` shortens the plan when the pace is too slow for them.
         variants: versions of each labelled sample (``actors.augment``); 1 trains on it as it is.
         batch_size, anchor_batch: labelled and anchor samples in one step.
         lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
         anchor_weight: beta_F of KL(pi_SFT || pi).
-        policy_steps: steps of reinforcement learning after the supervised ones, at a peak rate of ``policy_lr``.
+        preference_steps: steps of DPO on the cloud's answers against the drafts they correct.
+        policy_steps: steps of reinforcement learning on answers that the model samples.
+        policy_lr: peak rate of both.
+        policy_epochs, policy_reverse: passes over the answers of a step, and beta_R of KL(pi || pi_k), which counts
+            from the second pass on.
         context: samples with more tokens than this, or than the model's own limit, are left out.
         max_new_tokens: longest answer when the models are evaluated.
         threads: of this process's CPU work; ``device`` is a torch device or auto.
@@ -56,8 +64,11 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     anchor_weight: float = 0.5
+    preference_steps: int = 0
     policy_steps: int = 0
     policy_lr: float = 3e-4
+    policy_epochs: int = 1
+    policy_reverse: float = 0.0
     context: int = 4096
     max_new_tokens: int = 160
     time_limit_s: float = 120.0
@@ -147,13 +158,19 @@ def run_job(job: TrainingJob, progress: Progress | None = None) -> TrainingOutco
     base, candidate = Path(job.base_dir), Path(job.work_dir) / CANDIDATE
     started = time.perf_counter()
     trainer = Trainer(base, job.config)
-    labels = variants(job.labels, job.config.variants, job.config.seed)
-    figures = trainer.fit(labels, job.anchors, progress or (lambda _: None))
+    tell = progress or (lambda _: None)
+    figures: dict[str, float] = {}
+    if job.config.steps:
+        figures |= trainer.fit(variants(job.labels, job.config.variants, job.config.seed), job.anchors, tell)
     trainer.save(candidate)
+    if job.config.preference_steps:
+        from actors.preference_round import prefer  # noqa: PLC0415
+
+        figures |= prefer(candidate, job, tell)
     if job.config.policy_steps:
         from actors.policy_round import improve  # noqa: PLC0415  (vLLM loads only where it samples)
 
-        figures |= improve(candidate, job, progress or (lambda _: None))
+        figures |= improve(candidate, job, tell)
     trained = time.perf_counter()
     before, after = (Evaluator(path, job.config) for path in (base, candidate))
     drafts = before.answer(job.trials), after.answer(job.trials)

@@ -18,7 +18,7 @@ from actors.log_record import OffloadRecord
 from actors.training import Sample
 from orchestrator.screening import LEAST_PROPENSITY
 from policies.toolcalls import check, parse, render, same_answer, schema_error
-from policies.types import ParsedText
+from policies.types import ParsedText, Reason
 
 MAX_ANSWER_CHARS = 8000  # ten times a long tool call; a model that loops writes more
 LABEL_WEIGHT_CAP = 4.0  # an audit stands for 1 / rate accepted drafts; more weight on one record only adds noise
@@ -90,9 +90,9 @@ def held_out(request_hash: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
-def as_sample(case: Case, answer: str = "", weight: float = 1.0) -> Sample:
+def as_sample(case: Case, answer: str = "", weight: float = 1.0, rejected: str = "") -> Sample:
     """The question of ``case`` with ``answer``."""
-    return Sample(case.messages, case.tools, answer, weight)
+    return Sample(case.messages, case.tools, answer, weight, rejected)
 
 
 def _case(record: OffloadRecord, poisoned: Counter[str]) -> Case | None:
@@ -141,7 +141,13 @@ def _label(case: Case) -> Sample:
     answer = case.cloud
     assert answer is not None
     text = render(answer.calls) if answer.calls and not answer.content else str(case.record.cloud)
-    return as_sample(case, text, min(case.weight, LABEL_WEIGHT_CAP))
+    return as_sample(case, text, min(case.weight, LABEL_WEIGHT_CAP), _corrected(case))
+
+
+def _corrected(case: Case) -> str:
+    """The draft that the cloud's answer corrects; one that was given up half-way is no answer."""
+    record = case.record
+    return "" if record.reason == Reason.DRAFT_ABANDONED or case.right(record.draft) else record.draft
 
 
 def _kept(cases: Iterable[Case], base_version: str) -> list[Sample]:
