@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from actors.data_parallel import ALONE, Peers, part_of
 from actors.engine import Prompt
 from actors.rendering import Renderer
 from actors.training import Progress, Sample, TrainConfig
@@ -71,15 +72,16 @@ class Trainer:
     Args:
         base_dir: the model to start from.
         config: hyper-parameters.
+        peers: the workers that share each batch; joined while ``fit`` runs.
 
     Raises:
         EngineError: the model cannot be loaded; names the directory.
     """
 
-    def __init__(self, base_dir: Path, config: TrainConfig) -> None:
+    def __init__(self, base_dir: Path, config: TrainConfig, peers: Peers = ALONE) -> None:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self._dir, self._config = base_dir, config
+        self._dir, self._config, self._peers = base_dir, config, peers
         self._random = random.Random(config.seed)
         self._device = device_of(config)
         self._encoder = SampleEncoder(base_dir, config.context)
@@ -103,7 +105,7 @@ class Trainer:
         for label, anchor in batches:
             set_rate(optimizer, self._config.lr, self._config.warmup, step / steps)
             loss = self._step(label, anchor, optimizer)
-            step, spent = step + 1, time.perf_counter() - started
+            step, spent = step + 1, self._peers.agreed(time.perf_counter() - started)
             steps = self._affordable(step, steps, spent)
             if step % REPORT_EVERY == 0 or step >= steps:
                 figures |= _figures(step, steps, loss, spent)
@@ -130,16 +132,20 @@ class Trainer:
             yield from self._random.sample(batches, len(batches))
 
     def _step(self, label: list[Encoded], anchor: list[Encoded], optimizer: torch.optim.Optimizer) -> AnchoredLoss:
-        batch = collate(label, self._device)
+        rows, kept = self._peers.share(label), self._peers.share(anchor)
+        batch = collate(rows, self._device)
         # On CPU the casts of a small model's weights cost more than bfloat16 saves (twice the time at 0.6M parameters).
         with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
             logits = answer_logits(self._model, batch)
-            stay = self._stay(anchor, logits)
+            stay = self._stay(kept, logits)
         loss = anchored_loss(logits, batch.targets, batch.weights, stay, self._config.anchor_weight)
-        if not torch.isfinite(loss.total):
-            raise EngineError(f"{self._dir}: training diverged, the loss is {loss.total.item()}; lower learner.lr")
+        shares = _weight(rows) / _weight(label), _weight(kept) / (_weight(anchor) or 1.0)
+        part = part_of(loss, *shares, self._config.anchor_weight)
         optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        part.total.backward()
+        loss = self._peers.add_up(self._model, part)
+        if not torch.isfinite(loss.total):  # after the sum: all workers see it, and none waits for one that gave up
+            raise EngineError(f"{self._dir}: training diverged, the loss is {loss.total.item()}; lower learner.lr")
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
         optimizer.step()
         return loss
@@ -251,6 +257,10 @@ def set_rate(optimizer: torch.optim.Optimizer, peak: float, warmup: float, done:
     rate = peak * min((done + 1e-3) / max(warmup, 1e-3), (1.0 - done) / (1.0 - warmup), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def _weight(samples: Sequence[Encoded]) -> float:
+    return sum(sample.weight * (len(sample.ids) - sample.start) for sample in samples)
 
 
 def _figures(step: int, steps: int, loss: AnchoredLoss, seconds: float) -> dict[str, float]:

@@ -13,7 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actors.data_parallel import Peers
+    from actors.trainer import Trainer
 
 JOB_FILE, CANDIDATE = "job.json", "candidate"
 
@@ -145,23 +149,21 @@ class TrainingOutcome:
         return cls(**data)
 
 
-def run_job(job: TrainingJob, progress: Progress | None = None) -> TrainingOutcome:
+def run_job(job: TrainingJob, progress: Progress | None = None, peers: Peers | None = None) -> TrainingOutcome:
     """Train on ``job.labels``, save the candidate, and evaluate it beside the base model.
+
+    Args:
+        peers: this worker, the first of several, where others ``take_part`` in the supervised steps.
 
     Raises:
         EngineError: the base model cannot be loaded, or nothing can be learnt from.
     """
-    from actors.augment import variants  # noqa: PLC0415
     from actors.evaluator import Evaluator  # noqa: PLC0415  (torch loads in the process that trains)
-    from actors.trainer import Trainer  # noqa: PLC0415
 
     base, candidate = Path(job.base_dir), Path(job.work_dir) / CANDIDATE
     started = time.perf_counter()
-    trainer = Trainer(base, job.config)
     tell = progress or (lambda _: None)
-    figures: dict[str, float] = {}
-    if job.config.steps:
-        figures |= trainer.fit(variants(job.labels, job.config.variants, job.config.seed), job.anchors, tell)
+    trainer, figures = _supervised(job, tell, peers)
     trainer.save(candidate)
     if job.config.preference_steps:
         from actors.preference_round import prefer  # noqa: PLC0415
@@ -177,3 +179,25 @@ def run_job(job: TrainingJob, progress: Progress | None = None) -> TrainingOutco
     drift = after.drift(before, job.drift)
     figures |= {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
     return TrainingOutcome(str(candidate), *drafts, drift, figures)
+
+
+def take_part(job: TrainingJob, peers: Peers) -> None:
+    """What every worker but the first does: its share of the supervised steps.
+
+    Raises:
+        EngineError: as ``run_job``.
+    """
+    _supervised(job, lambda _: None, peers)
+
+
+def _supervised(job: TrainingJob, tell: Progress, peers: Peers | None) -> tuple[Trainer, dict[str, float]]:
+    from actors.augment import variants  # noqa: PLC0415
+    from actors.data_parallel import ALONE  # noqa: PLC0415
+    from actors.trainer import Trainer  # noqa: PLC0415
+
+    trainer = Trainer(Path(job.base_dir), job.config, peers or ALONE)
+    if not job.config.steps:
+        return trainer, {}
+    labels = variants(job.labels, job.config.variants, job.config.seed)
+    with (peers or ALONE).joined():
+        return trainer, trainer.fit(labels, job.anchors, tell)
