@@ -4,7 +4,8 @@
 w_l length (ours). Validity V multiplies all that can be earned, and the penalty for length stays below w_v, so an
 invalid answer never earns as much as a valid one, whatever the other terms say. ``hierarchical_reward`` is for what a
 verifier judges where the model may ask the cloud for help (arXiv 2509.24050: v1 eq. 5; v3 eq. 18 has alpha_f = 0):
-right alone beats right with help, which beats wrong but well formed. Rewards have no unit.
+right alone beats right with help, which beats wrong but well formed (``Hierarchy`` also allows the ends, where two
+of them are equal). Rewards have no unit.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ class Hierarchy:
     """Rewards of a right answer alone (alpha_a), of one with the cloud's help (alpha_c), and of good form (alpha_f).
 
     The paper's own values of alpha_c / alpha_a lie from 0.2 to 0.6; the useful window is narrow and differs by model.
-    Too low and the model never asks, too high and it always does (its figures 7 and 8).
+    Too low and the model never asks, too high and it always does (its figures 7 and 8). The ends of the range may be
+    measured: at alpha_c = alpha_f asking earns no more than a well-formed wrong answer, so nothing speaks for it; at
+    alpha_c = alpha_a a helped answer is as good as an own one, so nothing speaks against it.
 
     Raises:
-        ValueError: not alpha_a > alpha_c > alpha_f >= 0, all finite.
+        ValueError: not alpha_a >= alpha_c >= alpha_f >= 0, all finite, or alpha_a is not above alpha_f.
     """
 
     alpha_a: float = 1.0
@@ -60,10 +63,10 @@ class Hierarchy:
 
     def __post_init__(self) -> None:
         nonnegative(**asdict(self))
-        if not self.alpha_a > self.alpha_c > self.alpha_f:
+        if not self.alpha_a >= self.alpha_c >= self.alpha_f or self.alpha_a == self.alpha_f:
             raise ValueError(
-                f"alpha_a > alpha_c > alpha_f is needed (alone beats helped beats well-formed), "
-                f"got {self.alpha_a!r}, {self.alpha_c!r} and {self.alpha_f!r}"
+                f"alpha_a >= alpha_c >= alpha_f and alpha_a > alpha_f are needed (alone beats helped beats "
+                f"well-formed), got {self.alpha_a!r}, {self.alpha_c!r} and {self.alpha_f!r}"
             )
 
 

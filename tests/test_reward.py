@@ -145,8 +145,17 @@ def test_alone_beats_helped_beats_well_formed_beats_nothing() -> None:
 
 @given(*[st.floats(-1, 3)] * 3)
 def test_a_hierarchy_out_of_order_is_refused(alone: float, helped: float, formed: float) -> None:
-    if alone > helped > formed >= 0:
+    if alone >= helped >= formed >= 0 and alone > formed:
         assert Hierarchy(alone, helped, formed).alpha_c == helped
     else:
         with pytest.raises(ValueError, match="alpha_"):
             Hierarchy(alone, helped, formed)
+
+
+def test_the_ends_of_the_hierarchy_are_where_asking_is_worth_nothing_or_as_much_as_solving() -> None:
+    asked, alone = ({"correct": True, "assisted": assisted, "formatted": True} for assisted in (True, False))
+    worthless, equal = Hierarchy(alpha_c=0.0), Hierarchy(alpha_c=1.0)
+    assert hierarchical_reward(**asked, hierarchy=worthless) == 0.0
+    assert hierarchical_reward(**asked, hierarchy=equal) == hierarchical_reward(**alone, hierarchy=equal) == 1.0
+    with pytest.raises(ValueError, match="alpha_a > alpha_f"):
+        Hierarchy(0.5, 0.5, 0.5)

@@ -82,7 +82,7 @@ REASONING = Template(
     "exactly once. Let me solve this step by step.",
     f" If a thorough attempt finds no solution, you can ask for external assistance at the end: {HELP}.",
 )
-# For a model of a few million parameters that learns this from nothing: the answer is the bare expression.
+# For a model of a few million parameters that learns from nothing what is asked, and how it is to be answered.
 SHORT = Template("countdown", "{numbers} make {target}", " or help")
 
 
@@ -134,10 +134,22 @@ def solves(puzzle: Puzzle, expression: str) -> bool:
     return value == puzzle.target and sorted(used) == sorted(puzzle.numbers)
 
 
+def random_expression(rng: Random, numbers: list[int]) -> tuple[Fraction, str]:
+    """Join random pairs of terms by random signs until one is left: its exact value, and how it is written."""
+    terms = [(Fraction(n), str(n)) for n in numbers]
+    while len(terms) > 1:
+        (left, left_words), (right, right_words) = (terms.pop(rng.randrange(len(terms))) for _ in range(2))
+        sign = rng.choice("+-*/" if right else "+-*")
+        joined = {"+": left + right, "-": left - right, "*": left * right}.get(sign)
+        terms.append((left / right if joined is None else joined, f"({left_words} {sign} {right_words})"))
+    value, words = terms[0]
+    return value, words[1:-1]
+
+
 def _try(rng: Random, split: Split, level: Level) -> Puzzle | None:
     """Draw one puzzle; None when it belongs to another split or its target is none."""
     numbers = tuple(rng.randint(1, level.highest) for _ in range(level.numbers))
-    value, words = _combine(rng, list(numbers))
+    value, words = random_expression(rng, list(numbers))
     if value.denominator != 1 or not 1 <= value <= level.limit:
         return None
     if _held(numbers, int(value)) != (split is Split.TEST):
@@ -149,18 +161,6 @@ def _held(numbers: Sequence[int], target: int) -> bool:
     """Whether these numbers, in any order, with this target belong to the test split."""
     digest = hashlib.blake2s(f"{sorted(numbers)}={target}".encode()).digest()
     return digest[0] % _HELD_SHARE == 0
-
-
-def _combine(rng: Random, numbers: list[int]) -> tuple[Fraction, str]:
-    """Join random pairs of terms until one is left."""
-    terms = [(Fraction(n), str(n)) for n in numbers]
-    while len(terms) > 1:
-        (left, left_words), (right, right_words) = (terms.pop(rng.randrange(len(terms))) for _ in range(2))
-        sign = rng.choice("+-*/" if right else "+-*")
-        joined = {"+": left + right, "-": left - right, "*": left * right}.get(sign)
-        terms.append((left / right if joined is None else joined, f"({left_words} {sign} {right_words})"))
-    value, words = terms[0]
-    return value, words[1:-1]
 
 
 def _evaluate(node: ast.expr) -> tuple[list[int], Fraction]:
