@@ -3,7 +3,9 @@
 ``<root>/<version>/`` is a Hugging Face directory plus ``calibrator.json`` and ``MANIFEST.json``, which holds the
 SHA-256 of every other file. ``publish`` copies aside, syncs, and renames last, so a reader never sees half a version
 and a kill leaves nothing visible. A version's checksum is that of its manifest's file list: one string vouches for
-weights, tokenizer and calibrator together. ``<root>/RELEASE.json`` says which versions run; those are never deleted.
+weights, tokenizer and calibrator together. A version may be an adapter (``actors.adapter_base``): it names the version
+that is its base, whose checksum its own covers. ``<root>/RELEASE.json`` says which versions run; those are never
+deleted, nor is the base of any adapter that is kept.
 Not here: who decides that, and how a version is loaded.
 """
 
@@ -23,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.adapter_base import base_of, write_base
 from policies.errors import StoreError
 from policies.release import Release, from_dict
 
@@ -37,7 +40,7 @@ _CHUNK = 1 << 20
 class ModelVersion:
     """One published version; ``sha256`` covers every file in ``path``, ``files`` each (names relative to it).
 
-    ``published`` is Unix time in seconds.
+    ``published`` is Unix time in seconds; ``base`` is the version of which it is an adapter.
     """
 
     version: str
@@ -49,6 +52,13 @@ class ModelVersion:
     meta: Mapping[str, Any] = field(default_factory=dict)
     published: float = 0.0
     files: Mapping[str, str] = field(default_factory=dict)
+    base: str | None = None
+
+    @property
+    def site(self) -> str | None:
+        """The only site it is for; None for all."""
+        site = self.meta.get("site")
+        return site if isinstance(site, str) else None
 
 
 class ModelStore:
@@ -56,8 +66,8 @@ class ModelStore:
 
     Args:
         root: directory, created on the first publish.
-        keep: versions kept of each kind; older ones are deleted when a new one is published, except its parent and
-            what runs or may be gone back to.
+        keep: versions kept of each kind, and of each site's own; older ones are deleted when a new one is published,
+            except its parent, what runs or may be gone back to, and the bases of what is kept.
     """
 
     def __init__(self, root: Path, keep: int = 8) -> None:
@@ -73,7 +83,8 @@ class ModelStore:
             meta: what should be remembered about how it was made; JSON values.
 
         Raises:
-            StoreError: the source cannot be read or the store cannot be written; nothing is visible then.
+            StoreError: the source cannot be read, or it is an adapter of a model that is not a whole version of this
+                store, or the store cannot be written; nothing is visible then.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +116,8 @@ class ModelStore:
         try:
             data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             known = data["sha256"], int(match[2]), match[1], data["parent"], dict(data["meta"])
-            return ModelVersion(version, path, *known, float(data.get("published", 0.0)), dict(data["files"]))
+            published, files = float(data.get("published", 0.0)), dict(data["files"])
+            return ModelVersion(version, path, *known, published, files, data.get("base"))
         except FileNotFoundError:
             raise StoreError(f"{self.root} holds no model version {version}") from None
         except (OSError, ValueError, KeyError, TypeError) as why:
@@ -164,10 +176,11 @@ class ModelStore:
         aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self.root))
         try:
             _copy(src_dir, aside)
+            base = self._rebase(src_dir, aside)
             files = digests(aside)
             sha256, number = digest_of(files), self._next_number(kind)
             name = f"{kind}-{number:04d}-{sha256[:8]}"
-            named = {"version": name, "sha256": sha256, "parent": parent, "published": time.time()}
+            named = {"version": name, "sha256": sha256, "parent": parent, "base": base, "published": time.time()}
             manifest = {**named, "meta": dict(meta), "files": files}
             _write(aside / MANIFEST, json.dumps(manifest, indent=1))
             _sync_directories(aside)
@@ -179,6 +192,16 @@ class ModelStore:
         _sync(self.root)
         self._retire(kind, needed)
         return self.read(name)
+
+    def _rebase(self, src_dir: Path, aside: Path) -> str | None:
+        """Let the copy of an adapter name its base within this store, with its checksum; the base's version."""
+        if (found := base_of(src_dir)) is None:
+            return None
+        path = found.path.resolve()
+        if path.parent != self.root.resolve() or (base := self.read(path.name)).base:
+            raise StoreError(f"{src_dir}: an adapter of {path}, which is no whole version in {self.root}")
+        _sync(write_base(aside, Path("..", base.version), base.sha256))
+        return base.version
 
     def _next_number(self, kind: str) -> int:
         """One more than ever before, deleted versions and failed publications included."""
@@ -192,8 +215,12 @@ class ModelStore:
         return number
 
     def _retire(self, kind: str, needed: Collection[str | None]) -> None:
-        for old in self.list(kind)[: -self._keep]:
-            if old.version not in needed:
+        versions = self.list(kind)
+        apart = ([v.version for v in versions if v.site == site] for site in {v.site for v in versions})
+        kept = {*needed}.union(*(names[-self._keep :] for names in apart))
+        kept |= {v.base for v in versions if v.version in kept}
+        for old in versions:
+            if old.version not in kept:
                 (old.path / MANIFEST).unlink()  # first: without it the rest is not a version
                 shutil.rmtree(old.path)
 
@@ -212,8 +239,8 @@ class ModelStore:
             os.close(fd)
 
 
-def verify(path: Path, sha256: str) -> None:
-    """Check every file of a version's directory.
+def verify(path: Path, sha256: str | None) -> None:
+    """Check every file of a version's directory, and of its base's.
 
     Raises:
         StoreError: names the first file that is missing, added or changed, or says that the checksum is another's.
@@ -229,6 +256,8 @@ def verify(path: Path, sha256: str) -> None:
             raise StoreError(f"{path / name}: fails its checksum: the file is {state}")
     if digest_of(found) != sha256:
         raise StoreError(f"{path}: its checksum is {digest_of(found)}, not {sha256}")
+    if base := base_of(path):
+        verify(base.path, base.sha256)
 
 
 def digests(path: Path) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Supervised training on the cloud's answers, held to the model it started from.
 
 ``Trainer`` loads a Hugging Face causal decoder twice: frozen as the prior pi_SFT, and as the candidate with float32
-master weights (products in bfloat16 on a GPU). A step takes a few labelled samples and a few anchors
-and minimises ``policies.losses.anchored_loss``; only answer tokens and the end token count, and only their logits are
-computed. No Ray, no log, no judgement: see ``actors.training``.
+master weights (products in bfloat16 on a GPU), or once, with an adapter (``actors.lora``). A step takes a few labelled
+samples and a few anchors and minimises ``policies.losses.anchored_loss``; only answer tokens and the end token count,
+and only their logits are computed. No Ray, no log, no judgement: see ``actors.training``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from actors.adapter_base import ADAPTER_CONFIG, BASE_FILE, base_of, whole
 from actors.data_parallel import ALONE, Peers, part_of
 from actors.engine import Prompt
+from actors.lora import Adapter, trained, uses_lora
 from actors.rendering import Renderer
 from actors.training import Progress, Sample, TrainConfig
+from actors.weights import read_tensors
 from policies.errors import BadRequest, EngineError
 from policies.losses import Anchor, AnchoredLoss, anchored_loss
 
@@ -39,6 +43,8 @@ LIVE_ONLY = (
     "forecast.json",
     "scorer_*.json",
     "MANIFEST.json",
+    ADAPTER_CONFIG,
+    BASE_FILE,
 )  # belong to the base version's own weights
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pth")
 
@@ -85,8 +91,8 @@ class Trainer:
         self._random = random.Random(config.seed)
         self._device = device_of(config)
         self._encoder = SampleEncoder(base_dir, config.context)
-        self._prior = load_model(base_dir, self._device, torch.float32)
-        self._model = load_model(base_dir, self._device, torch.float32)
+        self._tuned = tuned(base_dir, self._device, config)
+        self._model = self._tuned.model
         self._model.train()
 
     def fit(self, labels: Sequence[Sample], anchors: Sequence[Sample], progress: Progress) -> dict[str, float]:
@@ -115,8 +121,9 @@ class Trainer:
         return figures
 
     def save(self, directory: Path) -> None:
-        """Write the candidate as bfloat16 safetensors beside the base's tokenizer and configuration."""
-        save_model(self._model, self._dir, directory)
+        """Write the candidate (bfloat16 weights, or an adapter) beside the base's tokenizer and configuration."""
+        copy_rest(self._dir, directory)
+        self._tuned.save(directory)
 
     def _anchors(self) -> int:
         return self._config.anchor_batch if self._config.anchor_weight else 0
@@ -136,8 +143,9 @@ class Trainer:
         batch = collate(rows, self._device)
         # On CPU the casts of a small model's weights cost more than bfloat16 saves (twice the time at 0.6M parameters).
         with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
+            anchored = self._prior(kept)  # first: an adapter is switched off for it
             logits = answer_logits(self._model, batch)
-            stay = self._stay(kept, logits)
+            stay = self._stay(anchored, logits)
         loss = anchored_loss(logits, batch.targets, batch.weights, stay, self._config.anchor_weight)
         shares = _weight(rows) / _weight(label), _weight(kept) / (_weight(anchor) or 1.0)
         part = part_of(loss, *shares, self._config.anchor_weight)
@@ -146,18 +154,24 @@ class Trainer:
         loss = self._peers.add_up(self._model, part)
         if not torch.isfinite(loss.total):  # after the sum: all workers see it, and none waits for one that gave up
             raise EngineError(f"{self._dir}: training diverged, the loss is {loss.total.item()}; lower learner.lr")
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
+        torch.nn.utils.clip_grad_norm_(trained(self._model), self._config.clip)
         optimizer.step()
         return loss
 
-    def _stay(self, anchor: list[Encoded], like: Tensor) -> Anchor:
-        """What both models say along the anchor samples."""
+    def _prior(self, anchor: list[Encoded]) -> tuple[Batch, Tensor] | None:
+        """The anchor samples, and what the model said along them before the round."""
         if not anchor:
+            return None
+        batch = collate(anchor, self._device)
+        with torch.no_grad(), self._tuned.prior() as model:
+            return batch, answer_logits(model, batch)
+
+    def _stay(self, anchored: tuple[Batch, Tensor] | None, like: Tensor) -> Anchor:
+        """What both models say along the anchor samples."""
+        if anchored is None:
             none = like.new_empty(0, like.shape[-1])
             return Anchor(none, none, none.new_empty(0))
-        batch = collate(anchor, self._device)
-        with torch.no_grad():
-            prior = answer_logits(self._prior, batch)
+        batch, prior = anchored
         return Anchor(prior, answer_logits(self._model, batch), batch.weights)
 
     def _affordable(self, step: int, steps: int, spent: float) -> int:
@@ -168,6 +182,23 @@ class Trainer:
         if affordable < steps:
             logger.warning("%s: %d of %d steps fit in the time limit", self._dir, affordable, self._config.steps)
         return min(steps, affordable)
+
+
+class AllWeights:
+    """All weights of a model under training, and a second, frozen copy of it as the prior."""
+
+    def __init__(self, base_dir: Path, device: str) -> None:
+        self._frozen = load_model(base_dir, device, torch.float32)
+        self.model = load_model(base_dir, device, torch.float32)
+
+    @contextmanager
+    def prior(self) -> Iterator[Any]:
+        """The model as it was before the round."""
+        yield self._frozen
+
+    def save(self, directory: Path) -> None:
+        """Write bfloat16 safetensors."""
+        self.model.to(torch.bfloat16).save_pretrained(directory)
 
 
 class SampleEncoder:
@@ -215,6 +246,15 @@ def collate(samples: Sequence[Encoded], device: str) -> Batch:
     return Batch(*(tensor.to(device) for tensor in tensors))
 
 
+def tuned(base_dir: Path, device: str, config: TrainConfig) -> AllWeights | Adapter:
+    """What a round trains: all weights of the model in ``base_dir``, or an adapter of it."""
+    if not uses_lora(base_dir, config):
+        return AllWeights(base_dir, device)
+    # A frozen base has no small steps to lose; on CPU its products are slower in bfloat16.
+    frozen = torch.bfloat16 if device == "cuda" else torch.float32
+    return Adapter(load_model(whole(base_dir), device, frozen), base_dir, config.lora_rank)
+
+
 def load_model(directory: Path, device: str, dtype: torch.dtype) -> Any:
     """A causal decoder of transformers in ``dtype`` on ``device``, in evaluation mode.
 
@@ -222,18 +262,25 @@ def load_model(directory: Path, device: str, dtype: torch.dtype) -> Any:
         EngineError: it cannot be loaded; names the directory and why.
     """
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(whole(directory), dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as why:
         raise EngineError(f"model directory {directory}: cannot be loaded for training: {why}") from why
+    if base_of(directory):
+        model.load_state_dict(dict(read_tensors(directory)), strict=False)
     return model.to(device)
 
 
 def save_model(model: Any, base_dir: Path, directory: Path) -> None:
     """Write ``model`` as bfloat16 safetensors into ``directory``, with the tokenizer and configuration of its base."""
+    copy_rest(base_dir, directory)
+    model.to(torch.bfloat16).save_pretrained(directory)
+
+
+def copy_rest(base_dir: Path, directory: Path) -> None:
+    """Copy what belongs to the model in ``base_dir`` but not to its weights: configuration, tokenizer, templates."""
     if directory != base_dir:
         ignored = shutil.ignore_patterns(*LIVE_ONLY, *WEIGHTS, ".*")
         shutil.copytree(base_dir, directory, dirs_exist_ok=True, ignore=ignored)
-    model.to(torch.bfloat16).save_pretrained(directory)
 
 
 def device_of(config: TrainConfig) -> str:
@@ -244,10 +291,10 @@ def device_of(config: TrainConfig) -> str:
 
 
 def adamw(model: Any, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over all of ``model``; norms and biases do not decay."""
+    """AdamW over what learns in ``model``; norms and biases do not decay."""
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained(model) if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained(model) if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from actors.data_parallel import Peers
@@ -49,6 +49,7 @@ class TrainConfig:
         batch_size, anchor_batch: labelled and anchor samples in one step.
         lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
         anchor_weight: beta_F of KL(pi_SFT || pi).
+        method: full (all weights), lora (an adapter of ``lora_rank``), or auto (by the model's size).
         preference_steps: steps of DPO on the cloud's answers against the drafts they correct.
         policy_steps: steps of reinforcement learning on answers that the model samples.
         policy_lr: peak rate of both.
@@ -68,6 +69,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     anchor_weight: float = 0.5
+    method: Literal["auto", "full", "lora"] = "auto"
+    lora_rank: int = 8
     preference_steps: int = 0
     policy_steps: int = 0
     policy_lr: float = 3e-4

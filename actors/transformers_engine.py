@@ -17,15 +17,15 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList, StoppingCriteria
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
+from actors.adapter_base import base_of, whole
 from actors.engine import Completion, FinishReason, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings
 from actors.grammar import json_grammar
 from actors.rendering import Renderer, model_directory
-from actors.weights import check_weights, read_shapes
+from actors.weights import check_weights, read_shapes, read_tensors
 from policies.errors import EngineError
 
 T = TypeVar("T")
@@ -185,9 +185,7 @@ class TransformersEngine:
 
     def _swap(self, path: Path, version: str) -> tuple[float, float]:
         drained = time.perf_counter()
-        state: dict[str, torch.Tensor] = {}
-        for file in sorted(path.glob("*.safetensors")):  # all in memory before the first weight changes
-            state |= load_file(file)
+        state = dict(read_tensors(path))  # all in memory before the first weight changes
         self._model.load_state_dict(state, strict=False)  # tied heads are not in the file; the rest was checked
         self.version = version
         return drained, time.perf_counter()
@@ -274,8 +272,11 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 def _load_model(directory: Path, dtype: str) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            directory, dtype="auto" if dtype == "auto" else getattr(torch, dtype), local_files_only=True
-        ).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            whole(directory), dtype="auto" if dtype == "auto" else getattr(torch, dtype), local_files_only=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as why:
         raise EngineError(f"model directory {directory}: transformers cannot load it: {why}") from why
+    if base_of(directory):
+        model.load_state_dict(dict(read_tensors(directory)), strict=False)
+    return model.eval()

@@ -14,15 +14,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from actors.adapter_base import base_of, whole
 from actors.engine import Completion, Sampling
 from actors.engine_settings import LocalSettings
 from actors.grammar import json_grammar
+from actors.weights import read_tensors
 from policies.errors import BadRequest, EngineError, NetGPTError
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class VllmCore:
     """One model in vLLM; every method is called from the same thread.
 
     Args:
-        directory: a Hugging Face model directory.
+        directory: a Hugging Face model directory, or an adapter's (see ``actors.weights``).
         context: tokens that prompt and answer may take together.
         settings: dtype, KV cache, threads and what else vLLM is given.
     """
@@ -74,6 +76,8 @@ class VllmCore:
                 torch.compiler.set_stance("force_eager")  # TORCH_COMPILE_DISABLE comes too late where torch came first
             try:
                 self._engine = LLMEngine.from_engine_args(EngineArgs(**self._arguments()))
+                if base_of(self.directory):
+                    self._reload(read_tensors(self.directory))
             except Exception as why:  # vLLM raises whatever its loaders raise
                 raise EngineError(f"model directory {self.directory}: vLLM cannot load it: {why}") from why
             _live.append(self._engine)
@@ -124,7 +128,7 @@ class VllmCore:
         """
         with _turn:
             try:
-                self._reload(weights_path=str(directory))
+                self._reload(read_tensors(directory))
             except Exception as why:  # as in start
                 self._roll_back()
                 raise EngineError(f"weights {directory}: {why}; still on {self.directory}") from why
@@ -138,7 +142,7 @@ class VllmCore:
         """
         with _turn:
             try:
-                self._reload(weights_iterator=iter(weights.items()))
+                self._reload(iter(weights.items()))
             except Exception as why:  # as in start
                 raise EngineError(f"model directory {self.directory}: vLLM cannot take its new weights: {why}") from why
 
@@ -163,7 +167,7 @@ class VllmCore:
         if cpu and settings.threads:
             _set_num_threads(settings.threads)  # counts for the calling thread, the one that will step
         return {
-            "model": str(self.directory),
+            "model": str(whole(self.directory)),
             "dtype": settings.dtype,
             "max_model_len": self._context,
             "max_num_seqs": settings.max_num_seqs,
@@ -181,15 +185,15 @@ class VllmCore:
             **settings.engine_args,
         }
 
-    def _reload(self, **source: Any) -> None:
-        self._vllm.collective_rpc("reload_weights", kwargs=source)
+    def _reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        self._vllm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self._vllm.collective_rpc(_repack_tied_head)
         # Blocks of requests in flight count as used, and a cache in use is not reset: preempt them too.
         self._vllm.reset_prefix_cache(reset_running_requests=True)
 
     def _roll_back(self) -> None:
         self._vllm.collective_rpc(_finish_reload)
-        self._reload(weights_path=str(self.directory))
+        self._reload(read_tensors(self.directory))
 
 
 def set_environment() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from actors.adapter_base import base_of, write_base
 from actors.log_record import OffloadRecord, from_table
 from actors.model_store import MANIFEST, ModelStore, ModelVersion
 from actors.offload_log import read_log
@@ -49,6 +50,8 @@ def train_scorer(kind: str, config: Config, console: Console) -> ModelVersion:
         directory = Path(scratch) / "version"
         others = shutil.ignore_patterns(MANIFEST, THRESHOLD_FILE)
         shutil.copytree(store.get(parent.version).path, directory, ignore=others)
+        if base := base_of(parent.path):
+            write_base(directory, base.path.absolute())
         refits = {"scorer": fit_for(kind, directory, known)}
         if config.policy.kind in FITTED:
             chosen = config.policy.model_copy(update={"scorer": kind})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from actors import model_store
+from actors.adapter_base import ADAPTER_FILE, whole, write_base
 from actors.model_store import MANIFEST, ModelStore, verify
 from policies.errors import StoreError
 
@@ -147,3 +149,61 @@ def test_links_in_the_source_become_files(tmp_path: Path) -> None:
     (source / "model.safetensors").symlink_to(tmp_path / "blob")
     version = ModelStore(tmp_path / "store").publish(source)
     assert not (version.path / "model.safetensors").is_symlink()
+
+
+def adapter_dir(path: Path, base: Path, content: str = "change") -> Path:
+    model_dir(path).joinpath("model.safetensors").unlink()
+    (path / ADAPTER_FILE).write_text(content)
+    write_base(path, base)
+    return path
+
+
+def test_an_adapter_names_its_base_and_a_moved_store_still_holds_both(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    base = store.publish(model_dir(tmp_path / "src"))
+    adapter = store.publish(adapter_dir(tmp_path / "adapter", base.path), parent=base.version)
+    assert (adapter.base, base.base) == (base.version, None)
+    store.root.rename(tmp_path / "moved")
+    found = ModelStore(tmp_path / "moved").get(adapter.version)
+    assert whole(found.path).resolve() == tmp_path / "moved" / base.version
+
+
+def test_an_adapter_whose_base_is_damaged_or_gone_is_refused(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    base = store.publish(model_dir(tmp_path / "src"))
+    adapter = store.publish(adapter_dir(tmp_path / "adapter", base.path))
+    (base.path / "model.safetensors").write_text("weightz")
+    with pytest.raises(StoreError, match=f"{base.version}.*fails its checksum"):
+        store.get(adapter.version)
+    shutil.rmtree(base.path)
+    with pytest.raises(StoreError, match=f"{base.version}: not a complete model version"):
+        store.get(adapter.version)
+
+
+def test_an_adapter_of_an_adapter_or_of_a_stranger_is_refused(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    base = store.publish(model_dir(tmp_path / "src"))
+    adapter = store.publish(adapter_dir(tmp_path / "adapter", base.path))
+    for stranger in (adapter.path, tmp_path / "src", tmp_path / "nowhere"):
+        with pytest.raises(StoreError):
+            store.publish(adapter_dir(tmp_path / "bad", stranger))
+    assert len(store.names()) == 2 and not list(store.root.glob(".aside*"))
+
+
+def test_a_base_outlives_its_age_while_an_adapter_of_it_is_kept(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store", keep=2)
+    base = store.publish(model_dir(tmp_path / "src"))
+    store.publish(adapter_dir(tmp_path / "adapter", base.path))
+    for expected in ([1, 2, 3], [3, 4]):  # the adapter goes with its age, and its base with it
+        store.publish(model_dir(tmp_path / "src"))
+        assert [v.number for v in store.list()] == expected
+
+
+def test_versions_of_one_site_do_not_push_out_those_of_another(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store", keep=2)
+    base = store.publish(model_dir(tmp_path / "src"))
+    for site in ("north", "south", "north", "north", "south"):
+        store.publish(adapter_dir(tmp_path / "adapter", base.path), meta={"site": site})
+    assert [(v.number, v.site) for v in store.list()] == [
+        (1, None), (3, "south"), (4, "north"), (5, "north"), (6, "south"),
+    ]  # fmt: skip
