@@ -1,9 +1,9 @@
-"""The sites as ``orchestrator.releases`` moves them: the router tells all of them, this system's own is waited for."""
+"""The sites as ``orchestrator.releases`` moves them: the router tells all of them, the one concerned is waited for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from actors.model_store import ModelVersion
@@ -27,36 +27,36 @@ class SiteFleet:
     """The sites of a router.
 
     Args:
-        site: this system's own.
-        router, edge: where they are now; asked each time.
+        router: where it is now.
+        edge: where a site is now; raises ``NetGPTError`` when it is nowhere.
     """
 
-    def __init__(self, site: str, router: Callable[[], Part], edge: Callable[[], Part]) -> None:
-        self._site, self._router, self._edge = site, router, edge
+    def __init__(self, router: Callable[[], Part], edge: Callable[[str], Part]) -> None:
+        self._router, self._edge = router, edge
 
-    def publish(self, live: ModelVersion, canary: ModelVersion | None) -> None:
-        """Tell every site to run ``live``, and this one ``canary`` where there is one; does not wait."""
-        apart = {self._site: _directive(canary)} if canary else {}
-        self._router().call("publish_swap", _directive(live), apart)
+    def publish(self, live: ModelVersion, apart: Mapping[str, ModelVersion]) -> None:
+        """Tell every site to run ``live``, or what ``apart`` has for it; does not wait."""
+        elsewhere = {site: _directive(version) for site, version in apart.items()}
+        self._router().call("publish_swap", _directive(live), elsewhere)
 
-    def wait(self, version: str, known: int) -> SwapReport:
-        """Until this site runs ``version``; what became of the ``known`` swaps before is no news.
+    def wait(self, site: str, version: str, known: int) -> SwapReport:
+        """Until ``site`` runs ``version``; what became of the ``known`` swaps before is no news.
 
         Raises:
             NetGPTError: it was rolled back, or is not live in time.
         """
         deadline = time.monotonic() + SWAP_S
         while time.monotonic() < deadline:
-            if (fields := self._edge().call("swap_report", version, known)) is not None:
+            if (fields := self._edge(site).call("swap_report", version, known)) is not None:
                 return _live(SwapReport(**fields))
-            if self._edge().call("info")["version"] == version:  # it ran before it was asked to
+            if self._edge(site).call("info")["version"] == version:  # it ran before it was asked to
                 return SwapReport(version, version, "live", {})
             time.sleep(POLL_S)
-        raise NetGPTError(f"the site did not run {version} within {SWAP_S:.0f} s")
+        raise NetGPTError(f"site {site} did not run {version} within {SWAP_S:.0f} s")
 
-    def swaps_over(self) -> int:
-        """Swaps of this site that are over."""
-        return int(self._edge().call("info")["swaps_over"])
+    def swaps_over(self, site: str) -> int:
+        """Swaps of ``site`` that are over."""
+        return int(self._edge(site).call("info")["swaps_over"])
 
 
 def _directive(version: ModelVersion) -> Swap:

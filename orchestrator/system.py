@@ -232,6 +232,12 @@ class System:
             raise NetGPTError("no router runs on this cluster")
         return router
 
+    def _edge(self, site: str) -> placement.Placed:
+        edge = self._placed.get("edge") if site == self.config.site.name else placement.find(f"edge:{site}")
+        if edge is None:
+            raise NetGPTError(f"site {site} does not run on this cluster")
+        return edge
+
     def _check(self) -> None:
         """Before anything starts: what is wrong most often is the cheapest to see."""
         config = self.config
@@ -311,7 +317,7 @@ class System:
         if engine.kind == "openai":
             return Weights(engine.model, Path())
         version = first_version(self.store, resolve_model(engine.model))
-        fleet = SiteFleet(self.config.site.name, self._router, lambda: self._placed["edge"])
+        fleet = SiteFleet(self._router, self._edge)
         self._releases = Releases(self.store, fleet, self.config.site.name)
         self._releases.start(version.version)
         return Weights(version.version, version.path)

@@ -43,16 +43,19 @@ def first_version(store: ModelStore, model: str) -> ModelVersion:
     return store.publish(directory, KIND, meta={BASE: model})
 
 
-def last_live(store: ModelStore) -> ModelVersion | None:
+def last_live(store: ModelStore, site: str | None = None) -> ModelVersion | None:
     """What ran last, with the newest scorer that was fitted for it since; the newest version where nothing ever ran.
+
+    Args:
+        site: whose; by default what is live for every site that has no version of its own.
 
     Raises:
         StoreError: the store cannot be read.
     """
     release, versions = store.release, store.list(KIND)
     refused = release.refused if release else ()
-    left = [version for version in versions if version.version not in refused]
-    live = next((version for version in versions if release and version.version == release.live), None)
+    left = [version for version in versions if version.version not in refused and version.site in (None, site)]
+    live = next((version for version in versions if release and version.version == release.of(site)), None)
     if live is None:
         return left[-1] if left else None
     for version in left:  # by number: each may add to the one before

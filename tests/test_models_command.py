@@ -82,7 +82,7 @@ def versions(store: ModelStore) -> list[ModelVersion]:
 def serving(tmp_path: Path, store: ModelStore, versions: list[ModelVersion]) -> Iterator[Releases]:
     """What a system that serves does for ``netgpt models``, with a fleet that loads nothing."""
     config = default_config(var=str(tmp_path / "var"))
-    releases = Releases(store, OneSite(store), config.site.name)
+    releases = Releases(store, OneSite(store, config.site.name), config.site.name)
     releases.start(versions[0].version)
     with control.listening(config.control_file, orders(SimpleNamespace(releases=releases, store=store, config=config))):
         yield releases

@@ -18,31 +18,41 @@ from policies.errors import NetGPTError, StoreError
 
 
 class OneSite:
-    """A fleet of one site that checks what it is given, as a site does, and loads nothing."""
+    """A fleet of one site (and others, if they are told anything) that loads nothing."""
 
-    def __init__(self, store: ModelStore) -> None:
-        self.store, self.runs, self.others = store, "", ""
+    def __init__(self, store: ModelStore, site: str = "north") -> None:
+        self.store, self.site, self.others = store, site, ""
+        self.at = {site: ""}
         self.broken: set[str] = set()
-        self.told: list[tuple[str, str | None]] = []
+        self.told: list[tuple[str, dict[str, str]]] = []
         self.at_once, self.most_at_once = 0, 0
 
-    def publish(self, live: ModelVersion, canary: ModelVersion | None) -> None:
-        self.told.append((live.version, canary.version if canary else None))
-        self.others = live.version
-        wanted = (canary or live).version
-        if wanted not in self.broken:
-            self.runs = wanted
+    @property
+    def runs(self) -> str:
+        return self.at[self.site]
 
-    def wait(self, version: str, known: int) -> SwapReport:
+    @runs.setter
+    def runs(self, version: str) -> None:
+        self.at[self.site] = version
+
+    def publish(self, live: ModelVersion, apart: Mapping[str, ModelVersion]) -> None:
+        self.told.append((live.version, {site: version.version for site, version in apart.items()}))
+        self.others = live.version
+        for site in {*self.at, *apart}:
+            wanted = apart.get(site, live).version
+            if wanted not in self.broken:
+                self.at[site] = wanted
+
+    def wait(self, site: str, version: str, known: int) -> SwapReport:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         threading.Event().wait(0.01)
         self.at_once -= 1
-        if self.runs != version:
+        if self.at[site] != version:
             raise NetGPTError(f"{version} was rolled back: it cannot be loaded")
         return SwapReport(version, "", "live", {})
 
-    def swaps_over(self) -> int:
+    def swaps_over(self, site: str) -> int:
         return 0
 
 
@@ -223,3 +233,85 @@ def test_the_record_survives_its_own_json(store: ModelStore, three: list[ModelVe
     data: Mapping[str, object] = json.loads((store.root / RELEASE).read_text())
     assert data["live"] == three[0].version and store.release == releases.state
     assert store.release and store.release.role(three[1].version) == "refused"
+
+
+# ---- versions of one site
+
+
+def own(store: ModelStore, parent: ModelVersion, site: str) -> ModelVersion:
+    return publish(store, parent, site=site)
+
+
+def test_a_sites_own_version_runs_there_alone_and_survives_a_restart(
+    store: ModelStore, three: list[ModelVersion]
+) -> None:
+    fleet, releases = moved(store, three)
+    south, north = own(store, three[0], "south"), own(store, three[0], "north")
+    for version in (south, north):
+        releases.promote(version, "the gate passed it")
+    assert (fleet.at["south"], fleet.at["north"], fleet.others) == (south.version, north.version, three[0].version)
+    assert releases.state.live == three[0].version and releases.state.role(south.version) == "live at south"
+    fleet = OneSite(store)
+    again = Releases(store, fleet, "north")
+    again.start(three[0].version)
+    again.settle()
+    assert again.state == releases.state
+    assert (fleet.at["south"], fleet.runs, fleet.others) == (south.version, north.version, three[0].version)
+
+
+def test_taking_one_sites_version_back_does_not_change_the_other(store: ModelStore, three: list[ModelVersion]) -> None:
+    fleet, releases = moved(store, three)
+    first, north = own(store, three[0], "south"), own(store, three[0], "north")
+    second = own(store, first, "south")
+    for version in (first, north, second):
+        releases.promote(version, "")
+    assert releases.take_back("south", "worse") == first.version  # its own before
+    assert releases.take_back("south", "worse") == three[0].version  # what is live
+    assert (fleet.at["south"], fleet.at["north"]) == (three[0].version, north.version)
+    assert releases.state.refused == (second.version, first.version)
+    with pytest.raises(StoreError, match="'south' has no version of its own"):
+        releases.take_back("south", "")
+    assert last_live(store, "north") == north and last_live(store, "south") == three[0] == last_live(store)
+
+
+def test_a_site_that_refuses_its_version_keeps_the_old_one(store: ModelStore, three: list[ModelVersion]) -> None:
+    fleet, releases = moved(store, three)
+    good, bad = own(store, three[0], "south"), own(store, three[0], "south")
+    releases.promote(good, "")
+    before, fleet.broken = releases.state, {bad.version}
+    with pytest.raises(NetGPTError, match="rolled back"):
+        releases.promote(bad, "")
+    assert releases.state == before and fleet.at["south"] == good.version
+    assert fleet.told[-1] == (three[0].version, {"south": good.version})
+
+
+def test_a_new_version_for_all_leaves_a_sites_own_alone_and_a_canary_goes_before_it(
+    store: ModelStore, three: list[ModelVersion]
+) -> None:
+    fleet, releases = moved(store, three)
+    north = own(store, three[0], "north")
+    releases.promote(north, "")
+    releases.try_on(three[1], "")
+    assert fleet.runs == three[1].version
+    assert releases.end_canary("worse") == north.version == fleet.runs
+    releases.promote(three[2], "")
+    assert (fleet.runs, fleet.others) == (north.version, three[2].version)
+
+
+def test_what_runs_at_a_site_is_never_deleted(store: ModelStore, three: list[ModelVersion]) -> None:
+    _, releases = moved(store, three)
+    south = own(store, three[0], "south")
+    releases.promote(south, "")
+    for _ in range(5):
+        own(store, three[0], "south")
+    assert {three[0].version, south.version} <= set(store.names())
+
+
+def test_a_record_from_before_there_were_own_versions_is_read(store: ModelStore, three: list[ModelVersion]) -> None:
+    _, releases = moved(store, three)
+    data = json.loads((store.root / RELEASE).read_text())
+    del data["personal"]
+    for move in data["moves"]:
+        del move["site"]
+    (store.root / RELEASE).write_text(json.dumps(data))
+    assert releases.state.personal == {} and releases.state.live == three[0].version
