@@ -94,7 +94,11 @@ def _publish(
     if written:
         curves = plots.draw(options.out.with_suffix(""), seeds, swept, results)
         with written.open("a", encoding="utf-8") as lines:
-            lines.write("\n" + "\n".join([report.page(seeds, swept, results), curves, reading]).rstrip() + "\n")
+            lines.write(
+                "\n"
+                + "\n".join([report.page(seeds, swept, results, start, size.spec), curves, reading]).rstrip()
+                + "\n"
+            )
     return status
 
 

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.figures import Figure, at_least
+from benchmarks.gapg.base import ASKS, GO_ON, LEVELS, MOST_ATTEMPTS, RIGHT
 from benchmarks.gapg.capped import CAP, interval
-from benchmarks.gapg.runs import Result
+from benchmarks.gapg.cloud import WRONG
+from benchmarks.gapg.form import LARGEST
+from benchmarks.gapg.runs import Result, Spec
 from benchmarks.gapg.systems import ABOUT, AWARE, BASELINES, COLLAB, GAPG, GRPO, System, overall
+from orchestrator.tasks.countdown import Level
 
 Seeds = Sequence[Mapping[str, System]]
 _SECOND = {"forced": "an answer in place of the request", "retried": "asked again without the permission to ask"}
@@ -50,10 +54,36 @@ def _differences(seeds: Seeds) -> Iterator[Figure]:
             yield Figure(f"GAPG - {name}, 95 % high", high, "share")
 
 
-def page(seeds: Seeds, sweep: Mapping[float, Sequence[System]], results: Sequence[Mapping[str, Result]]) -> str:
+def page(
+    seeds: Seeds,
+    sweep: Mapping[float, Sequence[System]],
+    results: Sequence[Mapping[str, Result]],
+    base: System,
+    spec: Spec,
+) -> str:
     """The sections behind the list of figures, as Markdown."""
-    parts = [_table(seeds), _second(seeds), _training(results), _swept(sweep)]
+    parts = [_method(base, spec), _table(seeds), _second(seeds), _training(results), _swept(sweep)]
     return "\n".join("\n".join(part) + "\n" for part in parts)
+
+
+def _method(base: System, spec: Spec) -> Iterator[str]:
+    """What a reader must know before the numbers."""
+    yield "## What was measured\n"
+    yield "A Qwen3 of half a million parameters, trained here from nothing on Countdown, then tuned for"
+    yield f"{spec.steps} steps of 32 puzzles x 8 answers at temperature 1 (AdamW, peak rate {spec.lr:g}, alpha_a = 1,"
+    yield f"alpha_c = {spec.alpha_c:g}). The base has seen right attempts ({RIGHT:.0%}) and random ones, goes on after a"
+    yield f"wrong one with probability {GO_ON:g} (at most {MOST_ATTEMPTS} attempts) and asks for help in {ASKS:.0%} of its"
+    yield f"answers, whether it failed or not. Alone it solves {base.at(0.0).overall:.1%}, greedily. Puzzles, in equal"
+    yield f"parts: {'; '.join(map(_level, LEVELS))}."
+    yield f"**The cloud is the exact solver, made to fail on a fixed {WRONG:.0%} of puzzles**, chosen by a hash; the"
+    yield f"paper's cloud solves 94.6 %. Every whole number up to {LARGEST} is one token: that makes answers short."
+    yield f"Each seed has its own {spec.test} test puzzles, the same for all methods, so an interval over the seeds holds"
+    yield "the puzzles' chance too. Requests for help come in the order of the exam; first come, first served. The"
+    yield "learning rate was found on another seed and on puzzles of the training split."
+
+
+def _level(level: Level) -> str:
+    return f"{level.numbers} numbers up to {level.highest}, targets up to {level.limit}"
 
 
 def kept_reading(text: str) -> str:

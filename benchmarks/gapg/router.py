@@ -21,7 +21,7 @@ from actors.trainer import adamw, load_model
 from policies.fitting import BoolArray
 from policies.score import FloatArray
 
-EPOCHS, PATIENCE, BATCH, LR = 12, 3, 128, 1e-3
+EPOCHS, PATIENCE, BATCH, LR = 10, 2, 128, 1e-3
 _HELD = 10  # one label in ten chooses the epoch
 
 Prompts = Sequence[Sequence[int]]

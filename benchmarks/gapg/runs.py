@@ -64,12 +64,12 @@ class Spec:
     method: str
     seed: int
     alpha_c: float = 0.3
-    steps: int = 80
+    steps: int = 50
     lr: float = 1e-3
-    pool: int = 5000
+    pool: int = 3000
     test: int = 1000
     watch: int = 300
-    exams: int = 8
+    exams: int = 5
     judged_on: Split = Split.TEST
 
     def file(self, base: Path, var: Path) -> Path:
