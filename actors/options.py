@@ -180,7 +180,10 @@ class LearnerOptions(Options):
     """Confidence level of the gate's paired bootstrap interval on success."""
 
     threads: int = Field(default=1, ge=1)
-    """CPU threads of the training worker."""
+    """CPU threads of each training worker."""
+
+    workers: int = Field(default=1, ge=1)
+    """Training workers that share each batch of the supervised steps, on the nodes and GPUs that Ray finds for them."""
 
     seed: int = 0
     """Seed of batches and bootstrap."""

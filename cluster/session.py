@@ -79,8 +79,12 @@ def start(
 
 
 def quiet_environment() -> dict[str, str]:
-    """Variables Ray reads at import or hands to its children: no usage reports, no advice on stderr."""
+    """Variables Ray reads at import or hands to its children: no usage reports, no advice on stderr.
+
+    Ray gives all its workers a niceness of 15; ours answer requests, and training lowers its own (``give_way``).
+    """
     return {
+        "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",

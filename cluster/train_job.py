@@ -1,85 +1,184 @@
-"""One training round as a Ray Train job: one worker, named, on CPU or GPU.
+"""Training rounds on one long-lived Ray Train job: workers that stay up between rounds, on CPU or GPU.
 
-The job is ``actors.training.run_job`` on a file; this module places it, keeps it from starving what serves (bounded
-threads, a lower priority, a share of a core), and turns its failures into ``EngineError``. The worker and the learner
-must see the same ``work_dir``: one machine, or storage that all nodes mount. Starting and ending a job costs some
-seconds, so training and evaluation of the candidate are one job.
+``Workers`` starts a group of workers with the first round and hands them one job after another, as files: an order says
+where the job lies, ``outcome.json`` beside the job is the answer. What a worker does with it is
+``actors.training.run_job``; with several, each takes its share of every batch (``actors.data_parallel``). This module
+places them, keeps them from starving what serves (bounded threads, the lowest priority, a share of a core), and turns
+their failures into ``EngineError``: a worker that fails, dies or hangs ends its group, and the next round starts
+another. All nodes must see the directories: one machine, or storage that all mount.
+
+A round of one step on the bundled edge model, on a machine with two cores: SECONDS.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
-import os
-import signal
+import logging
+import shutil
 import threading
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context, report
-from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from actors.training import TrainingJob, TrainingOutcome, run_job
+from actors.data_parallel import Peers
+from actors.training import TrainingJob, TrainingOutcome, run_job, take_part
+from cluster.processes import give_way
 from policies.errors import EngineError
 
-OUTCOME_FILE, PROGRESS_FILE = "outcome.json", "progress.json"
-POLL_S = "0.5"  # Ray's 2 s between looks at the worker would be most of an otherwise short job's tail
+log = logging.getLogger(__name__)
+
+ORDER_FILE, OUTCOME_FILE, PROGRESS_FILE, HUNG_FILE = "order.json", "outcome.json", "progress.json", "hung.txt"
+POLL_S = 0.2  # between two looks for a file: nothing beside a round's seconds, and no work for the machine
+START_S = 120.0  # workers that have not started by then wait for resources that nobody gives back
+IDLE_S = 600.0  # rounds are minutes to a day apart; idle workers hold some 500 MB each, a new group costs seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the worker may run.
+    """How many workers, and where they may run.
 
     Args:
-        cpus: share of Ray's CPUs; fractions let it fit beside a site.
-        gpus: GPUs of the worker; 0 trains on CPU.
-        nice: added to the worker's niceness, so serving goes first.
-        timeout_s: after it a worker that still runs ends itself and the round fails.
+        workers: that share each batch.
+        cpus: share of Ray's CPUs for each; fractions let it fit beside a site.
+        timeout_s: after it a worker that still works on a job ends itself, and the round fails.
     """
 
+    workers: int = 1
     cpus: float = 0.5
-    gpus: int = 0
-    nice: int = 10
     timeout_s: float = 600.0
 
 
-def run_training(job: TrainingJob, name: str, placement: Placement | None = None) -> TrainingOutcome:
-    """Run ``job`` on the Ray session of this process; blocks until it ends.
+class Workers:
+    """The workers of one system, on the Ray session of this process.
 
     Args:
-        name: of the run, as the dashboard shows it; not used before in this ``work_dir``.
-
-    Raises:
-        EngineError: the worker failed, died or took too long; names the run and says why.
+        directory: for orders and for Ray Train's own files; this object's alone, removed by ``stop``.
     """
-    placement = placement or Placement()
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={"job": str(job.save()), "nice": placement.nice, "timeout_s": placement.timeout_s},
-        scaling_config=_scaling(placement),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(Path(job.work_dir).absolute() / "ray"),
-            failure_config=FailureConfig(max_failures=0),
-            worker_runtime_env={"env_vars": _worker_environment(job.config.threads)},
-        ),
-    )
-    started = time.monotonic()
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit()
-    except TrainingFailedError as why:
-        late = time.monotonic() - started >= placement.timeout_s
-        reason = f"it took longer than {placement.timeout_s:g} s" if late else _reason(why)
-        raise EngineError(f"training run {name} failed: {reason}") from why
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)  # Ray Train takes Ctrl-C for itself and never gives it back
-    return TrainingOutcome.from_json((Path(job.work_dir) / OUTCOME_FILE).read_text(encoding="utf-8"))
+
+    def __init__(self, directory: Path, placement: Placement | None = None) -> None:
+        self._directory, self._placement = directory.absolute(), placement or Placement()
+        shutil.rmtree(self._directory, ignore_errors=True)  # of a system that was killed: its workers end by it
+        self._turn, self._over = threading.Lock(), threading.Event()
+        self._group: Group | None = None
+        self._rest = threading.Timer(IDLE_S, self._end_idle)
+
+    def run(self, job: TrainingJob, name: str) -> TrainingOutcome:
+        """Have ``job`` done; blocks until it is, one job at a time. The workers stay for the next.
+
+        Args:
+            name: of the run, for the message when it fails.
+
+        Raises:
+            EngineError: a worker failed, died or took too long; says which and why.
+            CancelledError: ``stop`` was called meanwhile.
+        """
+        with self._turn, self._kept(job.config.threads) as group:
+            try:
+                return group.do(job, self._placement.timeout_s, self._over)
+            except EngineError as why:
+                raise EngineError(f"training run {name} failed: {why}") from why.__cause__
+
+    def stop(self) -> None:
+        """End the workers, now if they are idle, with their job otherwise; a ``run`` under way fails. Call it once."""
+        self._over.set()
+        self._rest.cancel()
+        with self._turn:
+            self._end()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    @contextmanager
+    def _kept(self, threads: int) -> Iterator[Group]:
+        """A group that runs, from before or new; ended where the block fails, else after ``IDLE_S`` without a job."""
+        self._rest.cancel()
+        if self._group is None or not self._group.alive:
+            self._end()
+            self._group = Group(self._directory, self._placement, threads)
+        try:
+            yield self._group
+        except BaseException:
+            self._end()
+            raise
+        self._rest = threading.Timer(IDLE_S, self._end_idle)
+        self._rest.daemon = True
+        self._rest.start()
+
+    def _end_idle(self) -> None:
+        with self._turn:
+            self._end()
+
+    def _end(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group.end()
+
+
+class Group:
+    """One Ray Train run: the workers, the directory with their orders, and a thread that waits for their end."""
+
+    def __init__(self, directory: Path, placement: Placement, threads: int) -> None:
+        name = f"netgpt-train-{uuid.uuid4().hex[:8]}"
+        self._orders = directory / name
+        self._orders.mkdir(parents=True)
+        gpus = _free_gpus(placement.workers)
+        self._trainer = DataParallelTrainer(
+            worker_loop,
+            train_loop_config={"orders": str(self._orders), "gpus": gpus, **asdict(placement)},
+            scaling_config=_scaling(placement, gpus),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(directory / "ray"),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                worker_runtime_env={"env_vars": _worker_environment(threads)},
+            ),
+        )
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._fit, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes orders."""
+        return self._thread.is_alive()
+
+    def do(self, job: TrainingJob, timeout_s: float, over: threading.Event) -> TrainingOutcome:
+        """Order ``job`` and wait for its outcome; raises as ``Workers.run``, without the run's name."""
+        outcome, hung = (Path(job.work_dir) / name for name in (OUTCOME_FILE, HUNG_FILE))
+        for old in (outcome, hung):
+            old.unlink(missing_ok=True)
+        _replace(self._orders / ORDER_FILE, json.dumps({"id": uuid.uuid4().hex, "job": str(job.save())}))
+        latest = time.monotonic() + START_S + timeout_s
+        while not outcome.exists():
+            if over.wait(POLL_S):
+                raise CancelledError("the workers were stopped")
+            if not self.alive:
+                late = hung.exists() and hung.stat().st_size > 0
+                raise EngineError(f"it took longer than {timeout_s:g} s" if late else self._reason()) from self._failure
+            if time.monotonic() > latest:
+                raise EngineError(f"its workers did not start, or do not answer, for {START_S + timeout_s:g} s")
+        return TrainingOutcome.from_json(outcome.read_text(encoding="utf-8"))
+
+    def end(self) -> None:
+        """Let the workers go once they have nothing to do; does not wait."""
+        shutil.rmtree(self._orders, ignore_errors=True)
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as why:  # whatever Ray raises, also when its session ends first
+            self._failure = why
+
+    def _reason(self) -> str:
+        return _words(self._failure) if self._failure else "its workers ended"
 
 
 def read_progress(work_dir: Path) -> dict[str, float]:
@@ -90,21 +189,52 @@ def read_progress(work_dir: Path) -> dict[str, float]:
         return {}
 
 
-def train_loop(config: dict[str, Any]) -> None:
-    """What the worker runs; Ray Train calls it in the worker's process."""
-    os.nice(config["nice"])
-    faulthandler.dump_traceback_later(config["timeout_s"], exit=True, file=2)
-    job = TrainingJob.load(Path(config["job"]))
+def worker_loop(config: dict[str, Any]) -> None:
+    """What a worker runs, in its own process: jobs as they are ordered, until the directory of orders is gone."""
+    give_way()  # here: this thread starts all that computes, vLLM's rollouts too
+    orders, done = Path(config["orders"]), ""
+    while orders.is_dir():
+        order = _read_order(orders)
+        if order is None or order["id"] == done:
+            time.sleep(POLL_S)
+            continue
+        done = order["id"]
+        job = TrainingJob.load(Path(order["job"]))
+        with _watched(Path(job.work_dir) / HUNG_FILE, config["timeout_s"]):
+            _work(job, _peers(job, done, config["gpus"]))
+
+
+def _work(job: TrainingJob, peers: Peers) -> None:
+    if peers.rank:
+        take_part(job, peers)
+        return
     work_dir = Path(job.work_dir)
-    outcome = run_job(job, lambda figures: _tell(work_dir, figures))
+    outcome = run_job(job, lambda figures: _replace(work_dir / PROGRESS_FILE, json.dumps(figures)), peers)
     _replace(work_dir / OUTCOME_FILE, outcome.to_json())
-    report({**outcome.figures, "drift_nats": outcome.drift_nats})
-    faulthandler.cancel_dump_traceback_later()
 
 
-def _tell(work_dir: Path, figures: dict[str, float]) -> None:
-    if get_context().get_world_rank() == 0:
-        _replace(work_dir / PROGRESS_FILE, json.dumps(figures))
+@contextmanager
+def _watched(hung: Path, timeout_s: float) -> Iterator[None]:
+    """End this process, with its stack in ``hung``, when the block takes too long: also where it holds the GIL."""
+    with hung.open("a") as file:
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _peers(job: TrainingJob, order: str, gpus: bool) -> Peers:
+    context, meeting = get_context(), Path(job.work_dir) / f"meeting-{order}"
+    backend = "nccl" if gpus else "gloo"
+    return Peers(context.get_world_rank(), context.get_world_size(), str(meeting), backend)
+
+
+def _read_order(orders: Path) -> dict[str, str] | None:
+    try:
+        return dict(json.loads((orders / ORDER_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
 
 
 def _replace(path: Path, text: str) -> None:
@@ -114,18 +244,21 @@ def _replace(path: Path, text: str) -> None:
     aside.rename(path)
 
 
-def _scaling(placement: Placement) -> ScalingConfig:
-    resources: dict[str, float] = {"CPU": placement.cpus}
-    if placement.gpus:
-        resources["GPU"] = placement.gpus
-    return ScalingConfig(num_workers=1, use_gpu=placement.gpus > 0, resources_per_worker=resources)
+def _free_gpus(workers: int) -> bool:
+    """Whether each worker can have a GPU of its own now."""
+    return float(ray.available_resources().get("GPU", 0.0)) >= workers
+
+
+def _scaling(placement: Placement, gpus: bool) -> ScalingConfig:
+    resources = {"CPU": placement.cpus} | ({"GPU": 1.0} if gpus else {})
+    return ScalingConfig(num_workers=placement.workers, use_gpu=gpus, resources_per_worker=resources)
 
 
 def _worker_environment(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
-def _reason(why: TrainingFailedError) -> str:
+def _words(why: Exception) -> str:
     """The worker's own words, without Ray's traceback."""
     failures = getattr(why, "worker_failures", {})
     cause: BaseException = next(iter(failures.values()), why)

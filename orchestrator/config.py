@@ -116,6 +116,11 @@ class Config(Options):
         return (self.var / "training").absolute()
 
     @property
+    def workers_dir(self) -> Path:
+        """Absolute directory through which training workers take their orders."""
+        return (self.var / "workers").absolute()
+
+    @property
     def run_file(self) -> Path:
         """Where a running system says where it is (``netgpt status`` reads it)."""
         return (self.var / "run.json").absolute()
@@ -304,8 +309,17 @@ def _pauses(config: Config) -> str | None:
     return None
 
 
+def _workers(config: Config) -> str | None:
+    learner = config.learner
+    if learner.workers > learner.batch_size:
+        rows = f"learner.batch_size ({learner.batch_size})"
+        return f"learner.workers: {learner.workers} is more than {rows}, so some would have no rows. Fix: lower it"
+    return None
+
+
 RULES = (
     _pauses,
+    _workers,
     _cloud_endpoint,
     _edge_endpoint,
     _tls_link,

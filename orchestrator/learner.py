@@ -2,7 +2,7 @@
 
 ``Learner.round`` blocks for as long as the job takes and never raises for what a round can meet (too few records,
 poisoned ones, a job that fails, a gate that refuses): it reports the reason, and what was live stays live. The
-learner sees only the log. How the job runs is passed in: ``cluster.train_job.run_training``, or
+learner sees only the log. How the job runs is passed in: ``cluster.train_job.Workers.run``, or
 ``actors.training.run_job`` in this process. Not here: telling the sites (a ``Swap`` directive), scheduling rounds.
 """
 

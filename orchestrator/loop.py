@@ -18,6 +18,7 @@ from pathlib import Path
 
 from actors.model_store import ModelStore
 from actors.options import CanaryOptions, LearnerOptions
+from cluster.processes import give_way
 from orchestrator.learner import RoundReport
 from orchestrator.releases import Releases
 from orchestrator.watching import Comparing, LogTail, labelled
@@ -178,6 +179,7 @@ class Round(threading.Thread):
         self.report: RoundReport | None = None
 
     def run(self) -> None:
+        give_way()  # reading the log and fitting scorers are seconds of work
         try:
             self.report = self._learn()
             log.warning("the training round ended: %s", self.report.reason)

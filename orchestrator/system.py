@@ -86,6 +86,7 @@ class System:
         self._urls: Urls | None = None
         self._releases: Releases | None = None
         self._loop: Loop | None = None
+        self._workers: train_job.Workers | None = None
 
     @property
     def store(self) -> ModelStore:
@@ -115,6 +116,9 @@ class System:
     def stop(self) -> None:
         """Take everything down, edge first; safe to call twice, and at any time."""
         self._urls = None
+        if self._workers is not None:
+            self._workers.stop()
+            self._workers = None
         for name in reversed(list(self._placed)):
             self._placed.pop(name).end()
         if self._cloud is not None and self._session is not None and not self._session.local:
@@ -139,15 +143,20 @@ class System:
         self._router().call("set_prices", prices)
 
     def learn(self) -> RoundReport:
-        """One training round on the log from what is live, as a Ray Train job; blocks, and changes nothing there."""
+        """One training round on the log from what is live, as a Ray Train job; blocks, and changes nothing there.
+
+        The job's workers stay for the next round.
+        """
         options = self.config.learner
-        where = train_job.Placement(timeout_s=options.timeout_s)
+        if self._workers is None:
+            where = train_job.Placement(workers=options.workers, timeout_s=options.timeout_s)
+            self._workers = train_job.Workers(self.config.workers_dir, where)
         learner = Learner(
             self.config.log_dir,
             self.store,
             options,
             self.config.work_dir,
-            lambda job, name: train_job.run_training(job, name, where),
+            self._workers.run,
             partial(refit, self.config),
         )
         return learner.round(last_live(self.store))

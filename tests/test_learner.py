@@ -335,10 +335,12 @@ def ray_session() -> Iterator[None]:
 def test_a_round_as_a_ray_train_job_publishes_and_a_broken_job_says_why(
     tmp_path: Path, store: ModelStore, ray_session: None
 ) -> None:
-    from cluster.train_job import run_training
+    from cluster.train_job import Workers
 
-    report = run(tmp_path, store, run_training)
+    workers = Workers(tmp_path / "workers")
+    report = run(tmp_path, store, workers.run)
     assert report.version and report.version.meta["training"]["step"] == OPTIONS.steps, report.reason
     job = TrainingJob(str(tmp_path / "nowhere"), str(tmp_path / "work2"), [_question(1)])
     with pytest.raises(EngineError, match=r"netgpt-train-broken failed: model directory .*nowhere"):
-        run_training(job, "netgpt-train-broken")
+        workers.run(job, "netgpt-train-broken")
+    workers.stop()
