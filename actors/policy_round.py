@@ -52,7 +52,7 @@ def _config(config: TrainConfig) -> PolicyConfig:
         samples=SAMPLES,
         epochs=config.policy_epochs,
         reverse_weight=config.policy_reverse,
-        forward_weight=config.anchor_weight,
+        forward_weight=config.policy_forward,
         max_new_tokens=config.max_new_tokens,
         lr=config.policy_lr,
         max_norm=config.clip,

@@ -53,8 +53,8 @@ class TrainConfig:
         preference_steps: steps of DPO on the cloud's answers against the drafts they correct.
         policy_steps: steps of reinforcement learning on answers that the model samples.
         policy_lr: peak rate of both.
-        policy_epochs, policy_reverse: passes over the answers of a step, and beta_R of KL(pi || pi_k), which counts
-            from the second pass on.
+        policy_epochs: passes over the answers of a step.
+        policy_reverse, policy_forward: beta_R of KL(pi || pi_k), which counts from the second pass on, and beta_F.
         context: samples with more tokens than this, or than the model's own limit, are left out.
         max_new_tokens: longest answer when the models are evaluated.
         threads: of this process's CPU work; ``device`` is a torch device or auto.
@@ -76,6 +76,7 @@ class TrainConfig:
     policy_lr: float = 3e-4
     policy_epochs: int = 1
     policy_reverse: float = 0.0
+    policy_forward: float = 0.5
     context: int = 4096
     max_new_tokens: int = 160
     time_limit_s: float = 120.0

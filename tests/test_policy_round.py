@@ -26,7 +26,7 @@ LABELS = [
 def test_steps_are_taken_from_the_candidate_and_written_in_its_place(tmp_path: Path) -> None:
     candidate = tiny_model_dir(tmp_path / "candidate")
     before = load_model(candidate, "cpu", torch.float32).get_input_embeddings().weight.detach().clone()
-    config = TrainConfig(policy_steps=2, max_new_tokens=12, anchor_weight=1.0)
+    config = TrainConfig(policy_steps=2, max_new_tokens=12, policy_forward=1.0)
     told: list[dict[str, float]] = []
     figures = improve(candidate, TrainingJob("", str(tmp_path), LABELS, config=config), told.append)
     assert figures["policy_steps"] == len(told) == 2

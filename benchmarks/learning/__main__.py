@@ -1,0 +1,70 @@
+"""Runs every variant and seed as a process of its own, keeps each result, and writes the tables.
+
+A result that is there already is not made again, so an interrupted benchmark goes on. Everything takes about three
+hours on one core; ``--jobs 2`` halves that.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.figures import parser
+from benchmarks.learning.report import write
+from benchmarks.learning.variants import DEFAULT, VARIANTS
+
+KEPT = Path("var/benchmarks/learning")
+REQUESTS, JUDGED = {"rounds": 1200, "shift": 1500}, 1000
+LIMIT_S = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One process."""
+
+    kind: str
+    variant: str
+    seed: int
+
+    def path(self, quick: bool) -> Path:
+        name = re.sub(r"[^a-z]+", "-", self.variant.lower()).strip("-")
+        return KEPT / ("quick" if quick else "full") / f"{self.kind}-{name}-{self.seed}.json"
+
+    def make(self, quick: bool) -> None:
+        if self.path(quick).exists():
+            return
+        asked, judged = (REQUESTS[self.kind] // 4, 100) if quick else (REQUESTS[self.kind], JUDGED)
+        options = ["--kind", self.kind, "--variant", self.variant, "--seed", str(self.seed), "--requests", str(asked)]
+        options += ["--judged", str(judged), "--answers", str(KEPT / "cloud.jsonl"), "--out", str(self.path(quick))]
+        subprocess.run([sys.executable, "-m", "benchmarks.learning.play", *options], check=True, timeout=LIMIT_S)
+
+
+def main() -> int:
+    """Run, read, print, write."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--seeds", type=int, default=3, help="runs of each variant")
+    arguments.add_argument("--jobs", type=int, default=1, help="runs at once; each takes one core")
+    options = arguments.parse_args()
+    made = list(planned(1 if options.quick else options.seeds, options.quick))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda run: run.make(options.quick), made))
+    return write([run.path(options.quick) for run in made], options)
+
+
+def planned(seeds: int, quick: bool) -> Iterator[Run]:
+    """The runs, the telling ones first."""
+    for kind in ("rounds", "shift"):
+        for seed in range(seeds):
+            yield Run(kind, DEFAULT.name, seed)
+    for seed in range(seeds):
+        for variant in VARIANTS[1:2] if quick else VARIANTS[1:]:
+            yield Run("rounds", variant.name, seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

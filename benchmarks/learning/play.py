@@ -1,0 +1,131 @@
+"""One run of one variant, as a process of its own: ``python -m benchmarks.learning.play --help``.
+
+``rounds``: the same kind of traffic throughout. ``shift``: half-way the site's users begin to ask for five tools that
+nobody asked for before, and word everything as nobody did before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.learning.measure import Seen, as_json, look, strict_validity
+from benchmarks.learning.site import Site
+from benchmarks.learning.variants import VARIANTS
+from orchestrator.bundled.recipes import SELDOM
+from orchestrator.demo.workload import MIX
+from orchestrator.tasks.generator import Split, Task, tasks
+
+EVALUATION_SEED = 900  # of the requests that versions are compared on; runs have small ones
+OLD_MIX = {kind: weight for kind, weight in MIX.items() if kind not in SELDOM}
+
+
+def main() -> int:
+    """Run and write the result."""
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("--kind", choices=["rounds", "shift"], default="rounds")
+    made.add_argument("--variant", default=VARIANTS[0].name)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--requests", type=int, default=1500)
+    made.add_argument("--judged", type=int, default=1000, help="requests that each version is judged on")
+    made.add_argument("--answers", type=Path, required=True, help="file that keeps the cloud's answers")
+    made.add_argument("--out", type=Path, required=True)
+    options = made.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    torch.set_num_threads(1)
+    variant = next(variant for variant in VARIANTS if variant.name == options.variant)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="netgpt-learning-") as var:
+        site = Site(Path(var), variant, options.seed, options.kind == "shift", options.answers)
+        result = asyncio.run(_run(site, options))
+    told = {"kind": options.kind, "variant": options.variant, "seed": options.seed, "requests": options.requests}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**told, **result, "seconds": time.monotonic() - began}, indent=1)
+    aside = options.out.with_suffix(".part")
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(options.out)
+    return 0
+
+
+async def _run(site: Site, options: argparse.Namespace) -> dict[str, Any]:
+    await site.start()
+    try:
+        play = rounds if options.kind == "rounds" else shift
+        return await play(site, options.seed, options.requests, options.judged)
+    finally:
+        await site.close()
+
+
+async def rounds(site: Site, seed: int, requests: int, judged: int) -> dict[str, Any]:
+    """Three stretches of traffic; after each the live version is judged."""
+    fresh = _draw(EVALUATION_SEED, Split.TEST, MIX, judged)
+    stream = _draw(seed, Split.TEST, MIX, requests)
+    first = await look(site, fresh)
+    start = first.worth(site.node.version)
+    marks = [{"requests": 0, "calls": 0, **as_json(replace(start, equal_offload=first.equal_offload(start.success)))}]
+    for part in _parts(stream, 3):
+        calls, before = site.calls, site.requests
+        await site.play(part)
+        seen = await look(site, fresh)
+        worth = replace(seen.worth(site.node.version), equal_offload=seen.equal_offload(start.success))
+        served = (site.calls - calls) / (site.requests - before)
+        marks.append({"requests": site.requests, "calls": site.calls, "served_offload": served, **as_json(worth)})
+    return {
+        "marks": marks,
+        "strict_valid": await strict_validity(site, fresh),
+        "rounds": _told(site),
+    }
+
+
+async def shift(site: Site, seed: int, requests: int, judged: int) -> dict[str, Any]:
+    """A third of the traffic as before, two thirds after the shift; judged on both kinds of request."""
+    old = _draw(EVALUATION_SEED, Split.TRAIN, OLD_MIX, judged)
+    new = _draw(EVALUATION_SEED, Split.TEST, MIX, judged)
+    before, after = requests // 3, requests - requests // 3
+    await site.play(_draw(seed, Split.TRAIN, OLD_MIX, before))
+    marks = [_mark("before", site, await look(site, old)), _mark("shift", site, await look(site, new))]
+    known = len(site.published)
+    for part in _parts(_draw(seed, Split.TEST, MIX, after), 8):
+        await site.play(part)
+        if len(site.published) > known:  # judged when something changed
+            known = len(site.published)
+            marks.append(_mark("after", site, await look(site, new)))
+    marks.append(_mark("old requests at the end", site, await look(site, old)))
+    return {"marks": marks, "rounds": _told(site)}
+
+
+def _mark(name: str, site: Site, seen: Seen) -> dict[str, Any]:
+    told = {"mark": name, "requests": site.requests, "calls": site.calls}
+    return {**told, **as_json(seen.worth(site.node.version))}
+
+
+def _told(site: Site) -> list[dict[str, Any]]:
+    return [
+        {"reason": r.reason, "seconds": r.seconds, "samples": r.samples, "figures": dict(r.figures),
+         "gate": asdict(r.gate) if r.gate else None} for r in site.rounds
+    ]  # fmt: skip
+
+
+def _draw(seed: int, split: Split, mix: dict[str, float], count: int) -> list[Task]:
+    return list(itertools.islice(tasks(seed, split, mix), count))
+
+
+def _parts(items: Sequence[Task], count: int) -> list[Sequence[Task]]:
+    size = -(-len(items) // count)
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
