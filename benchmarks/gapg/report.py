@@ -71,15 +71,15 @@ def _method(base: System, spec: Spec) -> Iterator[str]:
     yield "## What was measured\n"
     yield "A Qwen3 of half a million parameters, trained here from nothing on Countdown, then tuned for"
     yield f"{spec.steps} steps of 32 puzzles x 8 answers at temperature 1 (AdamW, peak rate {spec.lr:g}, alpha_a = 1,"
-    yield f"alpha_c = {spec.alpha_c:g}). The base has seen right attempts ({RIGHT:.0%}) and random ones, goes on after"
-    yield f"a wrong one with probability {GO_ON:g} (at most {MOST_ATTEMPTS} attempts) and asks for help in {ASKS:.0%} of"
-    yield f"its answers, whether it failed or not. Alone it solves {base.at(0.0).overall:.1%}, greedily. Puzzles, in equal"
-    yield f"parts: {'; '.join(map(_level, LEVELS))}."
+    yield f"alpha_c = {spec.alpha_c:g}). The base has seen right attempts ({RIGHT:.0%}) and random ones, goes on"
+    yield f"after a wrong one with probability {GO_ON:g} (at most {MOST_ATTEMPTS} attempts), and asks for help in"
+    yield f"{ASKS:.0%} of its answers, whether it failed or not. Alone it solves {base.at(0.0).overall:.1%}, greedily."
+    yield f"Puzzles, in equal parts: {'; '.join(map(_level, LEVELS))}."
     yield f"**The cloud is the exact solver, made to fail on a fixed {WRONG:.0%} of puzzles**, chosen by a hash; the"
     yield f"paper's cloud solves 94.6 %. Every whole number up to {LARGEST} is one token: that makes answers short."
-    yield f"Each seed has its own {spec.test} test puzzles, the same for all methods, so an interval over seeds holds the"
-    yield "puzzles' chance too. Requests for help come in the order of the exam; first come, first served. The"
-    yield "learning rate was found on another seed and on puzzles of the training split."
+    yield f"Each seed has its own {spec.test} test puzzles, the same for all methods, so an interval over seeds"
+    yield "holds the puzzles' chance too. Requests for help come in the order of the exam; first come, first served."
+    yield "The learning rate was found on another seed and on puzzles of the training split."
 
 
 def _level(level: Level) -> str:
