@@ -10,7 +10,7 @@ import numpy as np
 
 from actors.chat import question
 from actors.scorer import Scorer
-from benchmarks.learning.site import THRESHOLD, Site
+from benchmarks.learning.site import Site
 from orchestrator.bundled.evaluate import Answered
 from orchestrator.tasks.generator import Task
 from orchestrator.tasks.verify import is_correct, is_schema_valid
@@ -54,13 +54,13 @@ class Seen:
         reached = np.concatenate([[0.0], gained]) + self.edge.sum() >= success * len(order) - 1e-9
         return float(np.argmax(reached) / len(order)) if reached.any() else 1.0
 
-    def worth(self, version: str, threshold: float = THRESHOLD) -> Worth:
-        kept = self.score >= threshold
+    def worth(self, site: Site) -> Worth:
+        """At the threshold of ``site``."""
+        kept = self.score >= site.threshold
         right = np.where(kept, self.edge, self.cloud)
-        figures = (self.edge, self.valid)
-        edge, valid = (float(flags.mean()) for flags in figures)
+        edge, valid = float(self.edge.mean()), float(self.valid.mean())
         quality = auroc(self.score, self.edge), ece(self.score, self.edge)
-        return Worth(version, edge, valid, *quality, float(1 - kept.mean()), float(right.mean()))
+        return Worth(site.node.version, edge, valid, *quality, float(1 - kept.mean()), float(right.mean()))
 
 
 async def look(site: Site, tasks: Sequence[Task]) -> Seen:

@@ -52,7 +52,9 @@ def main() -> int:
         result = asyncio.run(_run(site, options))
     told = {"kind": options.kind, "variant": options.variant, "seed": options.seed, "requests": options.requests}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**told, **result, "seconds": time.monotonic() - began}, indent=1)
+    text = json.dumps(
+        {**told, **result, "seconds": time.monotonic() - began, "cpu_seconds": time.process_time()}, indent=1
+    )
     aside = options.out.with_suffix(".part")
     aside.write_text(text + "\n", encoding="utf-8")
     aside.replace(options.out)
@@ -73,13 +75,13 @@ async def rounds(site: Site, seed: int, requests: int, judged: int) -> dict[str,
     fresh = _draw(EVALUATION_SEED, Split.TEST, MIX, judged)
     stream = _draw(seed, Split.TEST, MIX, requests)
     first = await look(site, fresh)
-    start = first.worth(site.node.version)
+    start = first.worth(site)
     marks = [{"requests": 0, "calls": 0, **as_json(replace(start, equal_offload=first.equal_offload(start.success)))}]
     for part in _parts(stream, 3):
         calls, before = site.calls, site.requests
         await site.play(part)
         seen = await look(site, fresh)
-        worth = replace(seen.worth(site.node.version), equal_offload=seen.equal_offload(start.success))
+        worth = replace(seen.worth(site), equal_offload=seen.equal_offload(start.success))
         served = (site.calls - calls) / (site.requests - before)
         marks.append({"requests": site.requests, "calls": site.calls, "served_offload": served, **as_json(worth)})
     return {
@@ -108,7 +110,7 @@ async def shift(site: Site, seed: int, requests: int, judged: int) -> dict[str, 
 
 def _mark(name: str, site: Site, seen: Seen) -> dict[str, Any]:
     told = {"mark": name, "requests": site.requests, "calls": site.calls}
-    return {**told, **as_json(seen.worth(site.node.version))}
+    return {**told, **as_json(seen.worth(site))}
 
 
 def _told(site: Site) -> list[dict[str, Any]]:

@@ -7,15 +7,15 @@ model and its scorer. The cloud is the bundled cloud model. Its answers are the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from actors.chat import ChatRequest, closed
 from actors.edge_node import EdgeNode
 from actors.engine import Prompt, Sampling
 from actors.engine_settings import LocalSettings
+from actors.log_record import OffloadRecord
 from actors.model_store import ModelStore, verify
 from actors.offload_log import OffloadLog
 from actors.scorer import Scorer, first_scorer
@@ -30,11 +30,13 @@ from orchestrator.bundled.train import MODELS
 from orchestrator.config import Config, default_config
 from orchestrator.learner import Learner, RoundReport
 from orchestrator.loop import trigger_rules
-from orchestrator.refit import refit
-from orchestrator.rules import PolicyBuilder, default_snapshot, limits, node_options
+from orchestrator.rules import default_snapshot, limits, node_options
 from orchestrator.tasks.generator import Task
+from orchestrator.verdict import Answered as AnsweredTwice
 from orchestrator.versions import first_version
 from orchestrator.watching import LogTail, labelled
+from policies.control import Snapshot
+from policies.threshold import FixedThreshold
 from policies.triggers import Triggers
 from policies.types import LinkState, Route
 
@@ -89,6 +91,7 @@ class Site:
         self.rounds: list[RoundReport] = []
         self.published: list[Published] = []
         self.requests = 0
+        self.threshold = self._next_threshold = THRESHOLD
         self._now_s = 0.0
         self._triggers = Triggers(trigger_rules(self.config.learner), self._now_s)
         self._tail = LogTail(self.config.log_dir)
@@ -102,15 +105,14 @@ class Site:
         self._first_scorer = first_scorer(first.path)
         self._log = OffloadLog(self.config.log_dir, "site", sync=False)
         self._learner = Learner(
-            self.config.log_dir, self.store, self.config.learner, self.config.work_dir, self._train,
-            partial(refit, self.config),
+            self.config.log_dir, self.store, self.config.learner, self.config.work_dir, self._train, self._refit
         )  # fmt: skip
         self.node = EdgeNode(
             engine=self._engine,
             weights=self._weights,
             scorers=Scorers(first.version, self._first_scorer),
             cloud=self.cloud,
-            rules=SiteRules(PolicyBuilder(self.config, self._weights), default_snapshot(self.config)),
+            rules=SiteRules(Constant(self), default_snapshot(self.config)),
             link=SteadyLink(),
             log=self._log,
             verify=verify,
@@ -191,14 +193,48 @@ class Site:
         if report.version is not None:
             swapped = await self.node.swap(report.version.version, report.version.path, report.version.sha256)
             assert swapped.outcome == "live", swapped
+            self.threshold = self._next_threshold
+            self.node.rules.renew()
             self.published.append(Published(report.version.version, self.requests, self.calls, report))
         self._triggers = self._triggers.done(report.version is not None, self._now_s)
 
     def _train(self, job: TrainingJob, _name: str) -> TrainingOutcome:
         return run_job(replace(job, config=replace(job.config, **self.variant.training)))
 
+    def _refit(
+        self, directory: Path, rows: Sequence[AnsweredTwice], _records: Sequence[OffloadRecord]
+    ) -> Mapping[str, str]:
+        if self.variant.refit:
+            scorer = self._scorer(directory)
+            self._next_threshold = best_threshold([(_score(scorer, row), row.right, row.weight) for row in rows])
+        return {}
+
     def _scorer(self, directory: Path) -> Scorer:
         return first_scorer(directory) if self.variant.refresh else self._first_scorer
+
+
+class Constant:
+    """The site's threshold, whatever the snapshot."""
+
+    kind = "fixed"
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def __call__(self, snapshot: Snapshot) -> FixedThreshold:  # noqa: ARG002
+        return FixedThreshold(self._site.threshold)
+
+
+def best_threshold(judged: Sequence[tuple[float, float, float]]) -> float:
+    """The least score from which on keeping drafts earns more than sending them, from (score, right, weight)."""
+    kept = [sum(w * (right - THRESHOLD) for s, right, w in judged if s >= tau) for tau, _, _ in judged]
+    return judged[kept.index(max(kept))][0]
+
+
+def _score(scorer: Scorer, row: AnsweredTwice) -> float:
+    asked = ChatRequest(row.case.messages, row.case.tools)
+    valid = row.case.valid(row.candidate.text)
+    return scorer.judge(asked.question, len(asked.tools), row.candidate.logprobs, valid)
 
 
 def _config(var: Path, seed: int, watchful: bool) -> Config:
@@ -206,6 +242,6 @@ def _config(var: Path, seed: int, watchful: bool) -> Config:
     return default_config(
         var=var,
         site={"name": "site", "audit_rate": 0.1},
-        policy={"kind": "fixed", "value": THRESHOLD, "during": False, **drift},
+        policy={"kind": "fixed", "during": False, **drift},
         learner={"after_labels": LABELS, "pause_minutes": 1.0, "seed": seed, "timeout_s": 3600.0},
     )

@@ -16,11 +16,15 @@ REVERSE, FORWARD, EPOCHS = 0.05, 0.5, 2  # beta_R, beta_F, passes over a step's 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """``training`` replaces fields of ``TrainConfig``; without ``refresh`` the first scorer judges all versions."""
+    """``training`` replaces fields of ``TrainConfig``; without ``refresh`` the first scorer judges all versions.
+
+    ``refit`` sets the threshold of every version to what earned most on the round's held-out records.
+    """
 
     name: str
     training: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = True
+    refit: bool = False
 
 
 def _ppo(reverse: float, forward: float) -> dict[str, Any]:
@@ -42,5 +46,6 @@ VARIANTS = (
     Variant("then PPO, both", _ppo(REVERSE, FORWARD)),
     Variant("then DPO", {"preference_steps": 120}),
     Variant("as shipped, scorer never refreshed", refresh=False),
+    Variant("as shipped, threshold refitted", refit=True),
     Variant("PPO alone, both", {**_ppo(REVERSE, FORWARD), "steps": 0}),
 )

@@ -1,0 +1,158 @@
+"""Tables, curves and targets from the results of the runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from benchmarks.figures import Figure, at_least, at_most, publish
+from benchmarks.learning.variants import DEFAULT, VARIANTS
+
+Result = dict[str, Any]
+COLUMNS: dict[str, Callable[[Result], float]] = {
+    "edge right": lambda run: run["marks"][-1]["edge_success"],
+    "schema valid": lambda run: run["marks"][-1]["schema_valid"],
+    "valid under grammar": lambda run: run["strict_valid"],
+    "AUROC": lambda run: run["marks"][-1]["auroc"],
+    "ECE": lambda run: run["marks"][-1]["ece"],
+    "offloads": lambda run: run["marks"][-1]["offload"],
+    "success": lambda run: run["marks"][-1]["success"],
+    "offloads at equal success": lambda run: run["marks"][-1]["equal_offload"],
+    "versions published": lambda run: float(sum("published" in made["reason"] for made in run["rounds"])),
+    "CPU minutes": lambda run: run["cpu_seconds"] / 60,
+}
+RECOVERED = 0.8  # of what the shift cost
+
+
+def write(paths: Sequence[Path], options: argparse.Namespace) -> int:
+    """Print, and write the page where ``options.out`` says so; 1 if a target was missed."""
+    runs: list[Result] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    rounds = [run for run in runs if run["kind"] == "rounds"]
+    shifts = [run for run in runs if run["kind"] == "shift"]
+    status = publish("Learning from the log", [*_rounds(rounds), *_shift(shifts)], options, {"runs": runs})
+    if options.out is not None:
+        with options.out.with_suffix(".md").open("a", encoding="utf-8") as page:
+            page.write("\n".join(_page(rounds, shifts, options.out)) + "\n")
+        _curves(rounds, options.out.with_name(f"{options.out.stem}_rounds.png"))
+        _recovery(shifts, options.out.with_name(f"{options.out.stem}_shift.png"))
+    return status
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval (Student's t); nan with one value."""
+    if len(values) < 2:
+        return mean(values), float("nan")
+    return mean(values), float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+
+
+def _rounds(runs: Sequence[Result]) -> Iterator[Figure]:
+    ours = [run for run in runs if run["variant"] == DEFAULT.name]
+    before, after = ([run["marks"][at] for run in ours] for at in (0, -1))
+    ratio = mean(mark["equal_offload"] for mark in after) / mean(mark["equal_offload"] for mark in before)
+    yield Figure("offloads at equal success, first version", mean(m["equal_offload"] for m in before), "share")
+    yield Figure("offloads at equal success, last version", mean(m["equal_offload"] for m in after), "share")
+    yield at_most("offloads at equal success, last / first", ratio, "ratio", 0.5)
+    yield Figure("offloads as served, first version", mean(m["offload"] for m in before), "share")
+    yield Figure("offloads as served, last version", mean(m["offload"] for m in after), "share")
+    yield Figure("success as served, first version", mean(m["success"] for m in before), "share")
+    yield Figure("success as served, last version", mean(m["success"] for m in after), "share")
+    change = min(b["schema_valid"] - a["schema_valid"] for a, b in zip(before, after, strict=True))
+    yield at_least("schema validity, last - first, worst seed", change, "share", -0.005)
+    strict = min(run["strict_valid"] for run in ours)
+    yield at_least("schema validity under a grammar, worst seed", strict, "share", 0.995)
+
+
+def _shift(runs: Sequence[Result]) -> Iterator[Figure]:
+    found = [recovery(run) for run in runs]
+    yield Figure("shift: edge right before it", mean(f["before"] for f in found), "share")
+    yield Figure("shift: edge right just after it", mean(f["shifted"] for f in found), "share")
+    yield Figure("shift: edge right at the end", mean(f["end"] for f in found), "share")
+    yield at_least("shift: recovered of what it cost, mean", mean(f["share"] for f in found), "share", RECOVERED)
+    yield at_least("shift: recovered of what it cost, worst seed", min(f["share"] for f in found), "share", RECOVERED)
+    needed = [f["calls"] for f in found if f["calls"] is not None]
+    yield at_least("shift: seeds that recovered that much", len(needed) / max(len(found), 1), "share", 1.0)
+    if needed:
+        yield Figure("shift: calls to the cloud until then, worst of these", max(needed), "calls")
+    yield Figure("shift: success of edge and cloud, least", min(f["lowest"] for f in found), "share")
+
+
+def recovery(run: Result) -> dict[str, Any]:
+    """How much of the edge's lost success came back, and after how many calls to the cloud ``RECOVERED`` of it had."""
+    marks = {mark["mark"]: mark for mark in run["marks"]}
+    before, shifted = marks["before"], marks["shift"]
+    lost = before["edge_success"] - shifted["edge_success"]
+    after = [mark for mark in run["marks"] if mark["mark"] == "after"]
+    shares = [(mark["edge_success"] - shifted["edge_success"]) / lost for mark in after]
+    calls = [m["calls"] - shifted["calls"] for m, share in zip(after, shares, strict=True) if share >= RECOVERED]
+    return {
+        "before": before["edge_success"],
+        "shifted": shifted["edge_success"],
+        "end": after[-1]["edge_success"] if after else shifted["edge_success"],
+        "share": shares[-1] if shares else 0.0,
+        "calls": calls[0] if calls else None,
+        "lowest": min(mark["success"] for mark in [shifted, *after]),
+    }
+
+
+def _page(rounds: Sequence[Result], shifts: Sequence[Result], out: Path) -> Iterator[str]:
+    yield f"\n## Ways to learn\n\nAfter {rounds[0]['requests']} requests; mean over the seeds, 95 % interval.\n"
+    yield "| | seeds | " + " | ".join(COLUMNS) + " |\n|---|---:|" + "---:|" * len(COLUMNS)
+    for variant in VARIANTS:
+        mine = [run for run in rounds if run["variant"] == variant.name]
+        if mine:
+            cells = (_cell([column(run) for run in mine]) for column in COLUMNS.values())
+            yield f"| {variant.name} | {len(mine)} | " + " | ".join(cells) + " |"
+    yield f"\n![offloads at equal success]({out.stem}_rounds.png)\n\n## After a shift\n"
+    yield "| seed | before | just after | at the end | recovered | calls until 80 % | edge right on old requests |"
+    yield "|---:|" * 1 + "---:|" * 6
+    for run in shifts:
+        f, old = recovery(run), run["marks"][-1]["edge_success"]
+        yield (
+            f"| {run['seed']} | {f['before']:.3f} | {f['shifted']:.3f} | {f['end']:.3f} | {f['share']:.2f} | "
+            f"{f['calls'] if f['calls'] is not None else 'not reached'} | {old:.3f} |"
+        )
+    yield f"\n![edge right after a shift]({out.stem}_shift.png)"
+
+
+def _cell(values: Sequence[float]) -> str:
+    middle, half = interval(values)
+    return f"{middle:.3f} ± {half:.3f}" if math.isfinite(half) else f"{middle:.3f}"
+
+
+def _curves(runs: Sequence[Result], path: Path) -> None:
+    plot, figure = _figure()
+    for variant in VARIANTS:
+        mine = [run["marks"] for run in runs if run["variant"] == variant.name]
+        if mine:
+            asked = [mark["requests"] for mark in mine[0]]
+            plot.plot(
+                asked, [mean(run[at]["equal_offload"] for run in mine) for at in range(len(asked))], label=variant.name
+            )
+    plot.set(xlabel="requests", ylabel="offloads at equal success", ylim=(0, None))
+    plot.legend(fontsize=7)
+    figure.savefig(path, dpi=90)
+
+
+def _recovery(runs: Sequence[Result], path: Path) -> None:
+    plot, figure = _figure()
+    for run in runs:
+        marks = [mark for mark in run["marks"] if mark["mark"] in ("shift", "after")]
+        start = marks[0]["calls"]
+        line = plot.plot([m["calls"] - start for m in marks], [m["edge_success"] for m in marks], marker="o")[0]
+        plot.axhline(run["marks"][0]["edge_success"], color=line.get_color(), linestyle=":", linewidth=0.8)
+    plot.set(xlabel="calls to the cloud since the shift", ylabel="edge right (dotted: before the shift)")
+    figure.savefig(path, dpi=90)
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415  (only a page needs it)
+
+    figure = Canvas(figsize=(7.0, 4.0), layout="constrained")
+    return figure.subplots(), figure
