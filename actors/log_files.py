@@ -12,9 +12,11 @@ import fcntl
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(?:seg-(\d{20})\.arrow|part-(\d{20})-(\d{20})\.parquet)")
 OTHER_VERSION = "%s: left out, it was written by another version of this program"
+NUMBER = b"netgpt.log"  # the schema's, in its metadata: columns may keep their names and change their meaning
 READ_ATTEMPTS = 5  # a compaction or retention that runs meanwhile moves files; more than a few in a row is a fault
 
 
@@ -68,22 +71,29 @@ def log_files(directory: Path) -> list[LogFile]:
     return sorted(parts + left, key=lambda file: file.first)
 
 
-def read_log(root: Path, after: Mapping[str, int] | None = None) -> pa.Table:
+def read_log(root: Path, after: Mapping[str, int] | None = None, skipped: Counter[str] | None = None) -> pa.Table:
     """Every whole record of every site, in ``SCHEMA``, by site and sequence number, each once.
 
     Args:
         after: of these sites only what may hold records beyond that sequence number is read; some before come too.
+        skipped: where to count what is left out, by reason; given, a file that cannot be read is left out as well.
 
     Raises:
         LogError: a file cannot be read.
     """
     for _ in range(READ_ATTEMPTS):
+        found: Counter[str] = Counter()
+        load = partial(_load if skipped is None else _load_or_skip, skipped=found)
         try:
-            return _distinct(pa.concat_tables([SCHEMA.empty_table(), *_tables(root, after or {})]))
+            table = pa.concat_tables([SCHEMA.empty_table(), *map(load, _files(root, after or {}))])
         except FileNotFoundError:
             continue
         except (OSError, pa.ArrowException) as why:
             raise LogError(f"{root}: the offload log cannot be read: {why}") from why
+        distinct = _distinct(table)
+        if skipped is not None:
+            skipped.update(found | Counter({"written twice": len(table) - len(distinct)}))
+        return distinct
     raise LogError(f"{root}: files of the offload log vanish while they are read")
 
 
@@ -91,7 +101,7 @@ def open_dataset(root: Path) -> ds.Dataset:
     """The log for ``pyarrow.dataset``: compacted parts are scanned lazily, segments are in memory."""
     files = [file for directory in _sites(root) for file in log_files(directory)]
     parts = ds.dataset([str(f.path) for f in files if f.is_part], schema=SCHEMA, format="parquet")
-    fresh = [SCHEMA.empty_table(), *(_load(f) for f in files if not f.is_part)]
+    fresh = [SCHEMA.empty_table(), *(_load(f, Counter()) for f in files if not f.is_part)]
     return ds.dataset([parts, ds.InMemoryDataset(pa.concat_tables(fresh))])
 
 
@@ -154,7 +164,7 @@ def _compact_site(directory: Path) -> list[Path]:
     try:
         sealed = _sealed(directory)
         if sealed:
-            made.append(_write_part(directory, pa.concat_tables([_load(file) for file in sealed])))
+            made.append(_write_part(directory, pa.concat_tables([_load(file, Counter()) for file in sealed])))
         _remove_covered(directory)
     except (OSError, pa.ArrowException) as why:
         raise LogError(f"{directory}: compaction failed: {why}") from why
@@ -162,14 +172,18 @@ def _compact_site(directory: Path) -> list[Path]:
 
 
 def _sealed(directory: Path) -> list[LogFile]:
-    """The unbroken run of sealed segments from the oldest on: a part's range must hide nothing unsealed."""
+    """The first unbroken run of sealed segments: a part's range must hide nothing unsealed, and nothing it has not."""
     run: list[LogFile] = []
     for file in log_files(directory):
         if file.is_part:
             continue
-        if not scan(file.path).sealed:
+        found = scan(file.path)
+        if not found.sealed:
             break
-        run.append(file)
+        if found.batches and _ours(found.batches[0].schema):
+            run.append(file)
+        elif run:
+            break
     return run
 
 
@@ -210,9 +224,9 @@ def _matching(directory: Path, pattern: str) -> list[LogFile]:
     return sorted(found, key=lambda file: file.first)
 
 
-def _tables(root: Path, after: Mapping[str, int]) -> list[pa.Table]:
+def _files(root: Path, after: Mapping[str, int]) -> list[LogFile]:
     return [
-        _load(file)
+        file
         for directory in _sites(root)
         for file in _beyond(log_files(directory), after.get(directory.name.removeprefix("site="), -1))
     ]
@@ -224,26 +238,47 @@ def _beyond(files: list[LogFile], seq: int) -> list[LogFile]:
     return files[known:]
 
 
-def _load(file: LogFile) -> pa.Table:
+def _load_or_skip(file: LogFile, skipped: Counter[str]) -> pa.Table:
+    try:
+        return _load(file, skipped)
+    except FileNotFoundError:
+        raise  # it was compacted meanwhile
+    except (OSError, pa.ArrowException, LogError) as why:
+        logger.warning("%s: left out: %s", file.path, why)
+        skipped["unreadable file"] += 1
+        return SCHEMA.empty_table()
+
+
+def _load(file: LogFile, skipped: Counter[str]) -> pa.Table:
+    """The records of ``file``; what it lacks is counted in ``skipped``."""
     if file.is_part:
         try:
-            return _load_part(file.path)
+            return _load_part(file.path, skipped)
         except pa.ArrowException as why:
             raise LogError(f"{file.path}: cannot be read: {why} Fix: restore it from a copy, or move it away") from why
     found = scan(file.path)
     if found.torn:
         logger.warning("%s: its last %d bytes are no whole records and are left out", file.path, found.torn)
-    if found.batches and not found.batches[0].schema.equals(SCHEMA):
-        logger.warning(OTHER_VERSION, file.path)
-        return SCHEMA.empty_table()
+        skipped["torn end of a file"] += 1
+    if found.batches and not _ours(found.batches[0].schema):
+        return _other_version(file.path, sum(batch.num_rows for batch in found.batches), skipped)
     return pa.Table.from_batches(found.batches, schema=SCHEMA)
 
 
-def _load_part(path: Path) -> pa.Table:
-    if not pq.read_schema(path).equals(SCHEMA):  # what it lacks would be read as null: no error, no label
-        logger.warning(OTHER_VERSION, path)
-        return SCHEMA.empty_table()
+def _load_part(path: Path, skipped: Counter[str]) -> pa.Table:
+    if not _ours(pq.read_schema(path)):  # what it lacks would be read as null: no error, no label
+        return _other_version(path, pq.read_metadata(path).num_rows, skipped)
     return pq.read_table(path, schema=SCHEMA, partitioning=None)
+
+
+def _other_version(path: Path, records: int, skipped: Counter[str]) -> pa.Table:
+    logger.warning(OTHER_VERSION, path)
+    skipped["of another version of the log"] += records
+    return SCHEMA.empty_table()
+
+
+def _ours(schema: pa.Schema) -> bool:
+    return bool(schema.equals(SCHEMA)) and (schema.metadata or {}).get(NUMBER) == SCHEMA.metadata[NUMBER]
 
 
 def _distinct(table: pa.Table) -> pa.Table:

@@ -151,6 +151,13 @@ class LearnerOptions(Options):
     gate_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of the labelled records (by request hash) kept from training for the gate and the calibrator."""
 
+    half_life: int | None = Field(default=None, ge=1)
+    """Labelled records after which one counts half as much in training; null forgets nothing. For requests that change
+    from month to month: where they do not, what is old teaches as much."""
+
+    known_weight: float = Field(default=1.0, gt=0, le=1)
+    """What a record counts in training whose draft was right already, as a share of one whose draft was wrong."""
+
     steps: int = Field(default=200, ge=1)
     """Optimiser steps."""
 

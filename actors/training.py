@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from actors.model_store import digests
 
 if TYPE_CHECKING:
     from actors.data_parallel import Peers
@@ -132,13 +134,17 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What a round made: the candidate's directory and both models' answers to the trials, in their order."""
+    """What a round made: the candidate's directory and both models' answers to the trials, in their order.
+
+    ``weights`` are the SHA-256 of the files with the weights that gave the candidate's answers, by name.
+    """
 
     candidate_dir: str
     base: Sequence[Draft | None]
     candidate: Sequence[Draft | None]
     drift_nats: float
     figures: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One JSON object."""
@@ -162,9 +168,7 @@ def run_job(job: TrainingJob, progress: Progress | None = None, peers: Peers | N
     Raises:
         EngineError: the base model cannot be loaded, or nothing can be learnt from.
     """
-    from actors.evaluator import Evaluator  # noqa: PLC0415  (torch loads in the process that trains)
-
-    base, candidate = Path(job.base_dir), Path(job.work_dir) / CANDIDATE
+    candidate = Path(job.work_dir) / CANDIDATE
     started = time.perf_counter()
     tell = progress or (lambda _: None)
     trainer, figures = _supervised(job, tell, peers)
@@ -178,11 +182,23 @@ def run_job(job: TrainingJob, progress: Progress | None = None, peers: Peers | N
 
         figures |= improve(candidate, job, tell)
     trained = time.perf_counter()
-    before, after = (Evaluator(path, job.config) for path in (base, candidate))
-    drafts = before.answer(job.trials), after.answer(job.trials)
-    drift = after.drift(before, job.drift)
+    outcome = evaluate(job, candidate)
     figures |= {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
-    return TrainingOutcome(str(candidate), *drafts, drift, figures)
+    return replace(outcome, figures=figures)
+
+
+def evaluate(job: TrainingJob, candidate: Path) -> TrainingOutcome:
+    """What the model in ``candidate`` and its base answer to the held-out prompts, and how far apart they are.
+
+    Raises:
+        EngineError: one of them cannot be loaded.
+    """
+    from actors.evaluator import Evaluator  # noqa: PLC0415  (torch loads in the process that trains)
+
+    weights = {name: digest for name, digest in digests(candidate).items() if name.endswith(".safetensors")}
+    before, after = (Evaluator(path, job.config) for path in (Path(job.base_dir), candidate))
+    drafts = before.answer(job.trials), after.answer(job.trials)
+    return TrainingOutcome(str(candidate), *drafts, after.drift(before, job.drift), weights=weights)
 
 
 def take_part(job: TrainingJob, peers: Peers) -> None:

@@ -1,31 +1,39 @@
 """A training round: offload log -> lessons -> job -> candidate -> gate -> calibrator, scorer, threshold -> model store.
 
-``Learner.round`` blocks for as long as the job takes and never raises for what a round can meet (too few records,
-poisoned ones, a job that fails, a gate that refuses): it reports the reason, and what was live stays live. The
-learner sees only the log. How the job runs is passed in: ``cluster.train_job.Workers.run``, or
+``Learner.round`` blocks for as long as the job takes and never raises, whatever it meets (too few records, poisoned
+ones, files that cannot be read, a job that dies, a full disk, a gate that refuses): it reports the reason with the
+counts of what was skipped, and what was live stays live. Besides the answers, the gate looks at the candidate's files:
+they must load, be the ones that were judged, and come from what is still live. The learner sees only the log. How the
+job runs is passed in: ``cluster.train_job.Workers.run``, or
 ``actors.training.run_job`` in this process. Not here: telling the sites (a ``Swap`` directive), scheduling rounds.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from actors.log_record import OffloadRecord, from_table
-from actors.model_store import ModelStore, ModelVersion
+from actors.model_store import ModelStore, ModelVersion, digests
 from actors.offload_log import compact, read_log
 from actors.options import LearnerOptions
 from actors.scorer import first_scorer
 from actors.training import TrainConfig, TrainingJob, TrainingOutcome
+from actors.weights import check_weights, read_shapes
 from orchestrator.lessons import Lessons, as_sample, lessons
+from orchestrator.screening import screen
 from orchestrator.verdict import Answered, answered, scorer, trial
-from policies.errors import LogError, NetGPTError
+from orchestrator.versions import last_live
+from policies.errors import EngineError, LogError, NetGPTError
 from policies.gate import GateResult, GateRules, judge
+from policies.replay_weights import ReplayRules
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +81,17 @@ class Learner:
         self.work_dir, self._train, self._refit = work_dir, train, refit
 
     def round(self, parent: ModelVersion | None = None) -> RoundReport:
-        """One round from ``parent`` (the newest edge version by default)."""
+        """One round from ``parent`` (by default what is live, or the newest edge version where nothing ever ran)."""
         started = time.monotonic()
         try:
-            report = self._round(parent or self._store.latest("edge"))
+            shutil.rmtree(self.work_dir, ignore_errors=True)  # what a round that was killed left
+            report = self._round(parent or last_live(self._store))
         except NetGPTError as why:
             logger.exception("a training round failed")
             report = RoundReport(f"failed: {why}")
+        except Exception as why:  # a disk that is full, a library that gives up: what is live must not go with it
+            logger.exception("a training round failed")
+            report = RoundReport(f"failed: {type(why).__name__}: {why}")
         finally:
             shutil.rmtree(self.work_dir, ignore_errors=True)
         report = replace(report, seconds=time.monotonic() - started)
@@ -91,12 +103,21 @@ class Learner:
     def _round(self, parent: ModelVersion | None) -> RoundReport:
         if parent is None:
             return RoundReport("the model store holds no edge version to start from")
-        records = self._read()
-        found = lessons(records, parent.version, self._options.gate_share)
+        records, skipped = self._read()
+        found = lessons(records, parent.version, self._options.gate_share, self._replay())
+        found = replace(found, poisoned=dict(skipped + Counter(found.poisoned)))
         known = RoundReport("", samples=len(found.labels), anchors=len(found.anchors), poisoned=found.poisoned)
+        report = self._learn(parent, records, found, known)
+        return replace(report, reason=report.reason + _skipped(found.poisoned))
+
+    def _learn(
+        self, parent: ModelVersion, records: Sequence[OffloadRecord], found: Lessons, known: RoundReport
+    ) -> RoundReport:
         if found.labelled < self._options.min_samples or not found.labels:
             few = f"{found.labelled} labelled records, {self._options.min_samples} are needed"
-            return replace(known, reason=f"{few}{_skipped(found.poisoned)}")
+            return replace(known, reason=few)
+        if why := self._stale(parent):
+            return replace(known, reason=why)
         outcome = self._train(self._job(parent, found), f"netgpt-train-{parent.version}")
         return self._judge(parent, records, found, outcome, known)
 
@@ -108,25 +129,42 @@ class Learner:
         outcome: TrainingOutcome,
         known: RoundReport,
     ) -> RoundReport:
+        candidate, known = Path(outcome.candidate_dir), replace(known, figures=outcome.figures)
+        if why := self._unfit(parent, outcome):
+            return _refused(known, GateResult(False, why))
         old = first_scorer(parent.path)
         rows = answered(found.trials, outcome, old)
         gate = judge(trial(rows, outcome.drift_nats), self._rules())
-        known = replace(known, gate=gate, figures=outcome.figures)
         if not gate.passed:
-            return replace(known, reason=f"the gate refused: {gate.reason}")
-        candidate = Path(outcome.candidate_dir)
+            return _refused(known, gate)
         scorer(rows, old).save(candidate)
-        known = replace(known, refits=self._refit(candidate, rows, records))
+        known = replace(known, gate=gate, refits=self._refit(candidate, rows, records))
+        if why := self._unfit(parent, outcome):  # again: fitting takes a while
+            return _refused(known, replace(gate, passed=False, reason=why))
         meta = {**self._lineage(records, found, gate, outcome), "refits": dict(known.refits)}
         version = self._store.publish(candidate, "edge", parent.version, meta)
         return replace(known, reason=f"published {version.version}: {gate.reason}", version=version)
 
-    def _read(self) -> list[OffloadRecord]:
+    def _unfit(self, parent: ModelVersion, outcome: TrainingOutcome) -> str | None:
+        """Why the candidate may not be published whatever it answers."""
+        return self._stale(parent) or _damage(Path(outcome.candidate_dir), parent) or _changed(outcome)
+
+    def _stale(self, parent: ModelVersion) -> str | None:
+        """Why no child of ``parent`` may follow what is live now."""
+        release, resumed = self._store.release, last_live(self._store)
+        if release is None or parent.version in (release.live, resumed and resumed.version):
+            return None
+        return f"stale: it comes from {parent.version}, and {release.live} is live"
+
+    def _read(self) -> tuple[list[OffloadRecord], Counter[str]]:
+        """The records that make sense, and how many were skipped, by reason."""
         try:
             compact(self._log_dir)
-        except LogError as why:
+        except (LogError, OSError) as why:
             logger.warning("%s", why)  # segments are as readable as parts, only slower
-        return from_table(read_log(self._log_dir))
+        skipped: Counter[str] = Counter()
+        table, senseless = screen(read_log(self._log_dir, skipped=skipped), time.time_ns() // 1000)
+        return from_table(table), skipped + Counter(senseless)
 
     def _job(self, parent: ModelVersion, found: Lessons) -> TrainingJob:
         self._store.get(parent.version)  # verified: nothing is trained from damaged weights
@@ -155,6 +193,10 @@ class Learner:
             time_limit_s=o.timeout_s / 2,  # the other half is for evaluation and for starting and ending the job
         )
 
+    def _replay(self) -> ReplayRules:
+        o = self._options
+        return ReplayRules(o.half_life or math.inf, o.known_weight)
+
     def _rules(self) -> GateRules:
         o = self._options
         return GateRules(confidence=o.confidence, drift_cap_nats=o.drift_cap, seed=o.seed)
@@ -174,6 +216,26 @@ class Learner:
             "gate": {"reason": gate.reason, **gate.figures},
             "training": dict(outcome.figures),
         }
+
+
+def _damage(candidate: Path, parent: ModelVersion) -> str | None:
+    """Why no engine could load the weights in ``candidate`` in the place of ``parent``'s."""
+    try:
+        check_weights(candidate, read_shapes(parent.path))
+    except EngineError as why:
+        return f"corrupt: {why}"
+    return None
+
+
+def _changed(outcome: TrainingOutcome) -> str | None:
+    """Which file with weights is no longer the one that answered."""
+    found = digests(Path(outcome.candidate_dir))
+    changed = [name for name, digest in outcome.weights.items() if found.get(name) != digest]
+    return f"corrupt: {changed[0]} has another checksum than when it answered" if changed else None
+
+
+def _refused(known: RoundReport, gate: GateResult) -> RoundReport:
+    return replace(known, gate=gate, reason=f"the gate refused: {gate.reason}")
 
 
 def _skipped(poisoned: Mapping[str, int]) -> str:

@@ -1,53 +1,81 @@
 """From the offload log to what a round works on: screening, the split, what to learn, what to keep.
 
-``lessons`` reads records only; it never sees a task's ground truth, and the cloud's answer is the label. An answer
-that does not parse, fails a tool's schema or is absurdly long is *poisoned*: skipped and counted. The split into
-training and gate is by the hash of the question, so a question that was asked twice never lies on both sides. Pure.
+``lessons`` reads records only; it never sees a task's ground truth, and the cloud's answer is the label. A question is
+readable if the endpoint would take it. An answer that serving would not serve is *poisoned*: skipped and counted. The
+split into training and gate is by the hash of the question, so one that was asked twice never lies on both sides. Pure.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
+
+from actors.chat import ChatRequest
+from actors.engine import Message, Tool
 from actors.log_record import OffloadRecord
 from actors.training import Sample
+from orchestrator.json_body import read_json
+from orchestrator.openai_schema import read_body, to_request
 from orchestrator.screening import LEAST_PROPENSITY
-from policies.toolcalls import check, parse, render, same_answer, schema_error
+from policies.errors import BadRequest
+from policies.help_marker import asks_for_help
+from policies.replay_weights import ReplayRules, replay_weights
+from policies.toolcalls import parse, render, same_answer
 from policies.types import ParsedText, Reason
 
 MAX_ANSWER_CHARS = 8000  # ten times a long tool call; a model that loops writes more
+MAX_QUESTION_CHARS = 100_000  # three times what fits the context of a training round; reading more takes seconds
 LABEL_WEIGHT_CAP = 4.0  # an audit stands for 1 / rate accepted drafts; more weight on one record only adds noise
 # Newest first when there are more: what bounds a round's time, each about a minute at most on one core.
 MAX_LABELS, MAX_ANCHORS, MAX_TRIALS, MAX_DRIFT = 2000, 1000, 400, 64
+ALIKE = ReplayRules()
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A readable record: its question as data and, where the cloud answered, the cloud's answer."""
+    """A readable record: its question as it was asked and, where the cloud answered, the cloud's answer.
+
+    An answer that asks for help has no flaw of form, but may not be served and is never right, whatever else it says.
+    """
 
     record: OffloadRecord
-    messages: Sequence[Any]
-    tools: Sequence[Mapping[str, Any]]
-    required: bool
+    request: ChatRequest
     cloud: ParsedText | None
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """What was said."""
+        return self.request.messages
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """What the edge model got to see of the tools."""
+        return self.request.shown_tools
 
     @property
     def weight(self) -> float:
         """1 / propensity: how many requests a labelled record stands for."""
         return 1.0 / self.record.propensity
 
+    def flaw(self, text: str) -> str | None:
+        """What is wrong with the form of ``text``, or None."""
+        if len(text) > MAX_ANSWER_CHARS:
+            return f"it is longer than {MAX_ANSWER_CHARS} characters"
+        return None if asks_for_help(text) else self.request.problem(parse(text))
+
     def valid(self, text: str) -> bool:
         """Whether ``text`` may be served as the answer."""
-        return check(parse(text), self.tools, self.required) is None
+        return self.flaw(text) is None and not asks_for_help(text)
 
     def right(self, text: str) -> bool:
         """Whether ``text`` says what the cloud said."""
-        return self.cloud is not None and same_answer(parse(text), self.cloud)
+        if self.cloud is None or len(text) > MAX_ANSWER_CHARS or asks_for_help(text):
+            return False
+        return same_answer(parse(text), self.cloud)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +90,15 @@ class Lessons:
     labelled: int
 
 
-def lessons(records: Iterable[OffloadRecord], base_version: str, gate_share: float) -> Lessons:
+def lessons(
+    records: Iterable[OffloadRecord], base_version: str, gate_share: float, replay: ReplayRules = ALIKE
+) -> Lessons:
     """Sort ``records`` (any order) into a round that starts from ``base_version``."""
     cases, poisoned = readable(records)
     train = [case for case in cases if not held_out(case.record.request_hash, gate_share)]
     gate = [case for case in cases if held_out(case.record.request_hash, gate_share)]
     return Lessons(
-        labels=[_label(case) for case in train if case.cloud][-MAX_LABELS:],
+        labels=_labels([case for case in train if case.cloud][-MAX_LABELS:], replay),
         anchors=_kept(train, base_version)[-MAX_ANCHORS:],
         trials=[case for case in gate if _informative(case.record)][-MAX_TRIALS:],
         drift=_kept(gate, base_version)[-MAX_DRIFT:],
@@ -97,38 +127,35 @@ def as_sample(case: Case, answer: str = "", weight: float = 1.0, rejected: str =
 
 def _case(record: OffloadRecord, poisoned: Counter[str]) -> Case | None:
     """The readable form of ``record``, or None after counting why not."""
+    if len(record.messages) + len(record.tools) > MAX_QUESTION_CHARS:
+        poisoned["question too long"] += 1
+        return None
+    asked = f'{{"model":"","messages":{record.messages},"tools":{record.tools},"tool_choice":{record.tool_choice}}}'
     try:
-        messages, tools, choice = (json.loads(t) for t in (record.messages, record.tools, record.tool_choice))
-    except ValueError:
-        messages = None
-    if not isinstance(messages, list) or not all(map(_usable, tools or [])):
+        data = read_json(asked.encode())
+        request = to_request(read_body(data), data, record.request_id)
+    except BadRequest:
         poisoned["question unreadable"] += 1
         return None
-    answer = None if record.cloud is None else parse(record.cloud)
-    case = Case(record, messages, tools or [], choice == "required" or isinstance(choice, dict), answer)
-    if answer and (why := _poison(case, answer)):
+    if record.cloud is None:
+        return Case(record, request, None)
+    if why := _poison(record, record.cloud, request):
         poisoned[why] += 1
         return None
-    return case
+    return Case(record, request, parse(record.cloud))
 
 
-def _usable(tool: Any) -> bool:
-    """Whether answers can be checked against ``tool``."""
-    function = tool.get("function") if isinstance(tool, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        return False
-    return schema_error(function.get("parameters") or {}) is None
-
-
-def _poison(case: Case, answer: ParsedText) -> str | None:
-    record = case.record
-    if len(record.cloud or "") > MAX_ANSWER_CHARS:
+def _poison(record: OffloadRecord, cloud: str, request: ChatRequest) -> str | None:
+    """Why nothing may be learnt from the cloud's answer, or None."""
+    if len(cloud) > MAX_ANSWER_CHARS:
         return "answer too long"
-    if answer.error:
+    if (answer := parse(cloud)).error:
         return "answer unparsable"
+    if asks_for_help(cloud):
+        return "answer asks for help"
     if not LEAST_PROPENSITY <= record.propensity <= 1.0:
         return "label without propensity"
-    return "answer fails the tools" if check(answer, case.tools, case.required) else None
+    return "answer fails the tools" if request.problem(answer) else None
 
 
 def _informative(record: OffloadRecord) -> bool:
@@ -136,12 +163,20 @@ def _informative(record: OffloadRecord) -> bool:
     return record.labelled or 0.0 < record.propensity < 1.0
 
 
-def _label(case: Case) -> Sample:
+def _labels(cases: Sequence[Case], replay: ReplayRules) -> list[Sample]:
+    """What ``cases``, oldest first, teach."""
+    stands_for = np.array([min(case.weight, LABEL_WEIGHT_CAP) for case in cases], dtype=np.float64)
+    known = np.array([case.record.draft_error is None and case.right(case.record.draft) for case in cases], dtype=bool)
+    weights = replay_weights(stands_for, known, replay)
+    return [_label(case, weight) for case, weight in zip(cases, weights.tolist(), strict=True)]
+
+
+def _label(case: Case, weight: float) -> Sample:
     """The cloud's answer in the edge's own spelling, so that only meaning is learnt."""
     answer = case.cloud
     assert answer is not None
     text = render(answer.calls) if answer.calls and not answer.content else str(case.record.cloud)
-    return as_sample(case, text, min(case.weight, LABEL_WEIGHT_CAP), _corrected(case))
+    return as_sample(case, text, weight, _corrected(case))
 
 
 def _corrected(case: Case) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def train_scorer(kind: str, config: Config, console: Console) -> ModelVersion:
     parent = last_live(store)  # after a roll-back not the newest
     if parent is None:
         raise BadConfig(f"{config.store_dir}: it holds no edge version. Fix: run netgpt serve with this configuration")
-    table, left_out = screen(read_log(config.log_dir))
+    table, left_out = screen(read_log(config.log_dir), time.time_ns() // 1000)
     if left_out:
         console.print(said(left_out), markup=False, highlight=False)
     records = from_table(table)

@@ -14,7 +14,8 @@ no change: where the parent thought prompts hard that no longer are, its view of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,13 @@ from actors.chat import ChatRequest
 from actors.scorer import JudgedDraft, Scorer
 from actors.training import Draft, TrainingOutcome
 from orchestrator.lessons import LABEL_WEIGHT_CAP, Case
-from policies.gate import Trial
-from policies.toolcalls import parse, same_answer
+from policies.gate import Answers, IntArray, Trial
+from policies.help_marker import asks_for_help
+from policies.toolcalls import canonical, parse
+
+UNREADABLE = "unreadable"
+Meaning = tuple[str, str]
+"""What kind of answer, ``UNREADABLE`` or another, and what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Answered:
     @property
     def same(self) -> bool:
         """Whether both say the same."""
-        return self.base.text == self.candidate.text or same_answer(parse(self.base.text), parse(self.candidate.text))
+        return meaning(self.base.text) == meaning(self.candidate.text)
 
     @property
     def imputed_gain(self) -> float:
@@ -76,20 +82,50 @@ def trial(rows: Sequence[Answered], drift_nats: float) -> Trial:
     """The gate's view of ``rows``."""
     right = np.array([(a.case.right(a.candidate.text), a.case.right(a.base.text)) for a in rows], dtype=np.float64)
     right = right.reshape(-1, 2)
+    seen: dict[Meaning, int] = {}
     return Trial(
         difference=right[:, 0] - right[:, 1],
         imputed=np.array([a.imputed_gain for a in rows], dtype=np.float64),
         labelled=np.array([a.case.cloud is not None for a in rows], dtype=bool),
         propensity=np.array([a.case.record.propensity for a in rows], dtype=np.float64),
-        base_valid=np.array([a.case.valid(a.base.text) for a in rows], dtype=bool),
-        candidate_valid=np.array([a.case.valid(a.candidate.text) for a in rows], dtype=bool),
+        base=_answers([(a.case, a.base.text) for a in rows], seen),
+        candidate=_answers([(a.case, a.candidate.text) for a in rows], seen),
+        cloud=_numbers((str(a.case.record.cloud) for a in rows if a.case.cloud), seen),
         drift_nats=drift_nats,
     )
+
+
+def meaning(text: str) -> Meaning:
+    """Equal for texts that mean the same."""
+    if asks_for_help(text):
+        return "help", ""
+    answer = parse(text)
+    if answer.error or not (answer.calls or answer.content):
+        return UNREADABLE, text
+    return ("calls", canonical(answer.calls)) if answer.calls else ("prose", " ".join(answer.content.split()))
 
 
 def scorer(rows: Sequence[Answered], parent: Scorer) -> Scorer:
     """The parent's scorer, moved to the candidate's answers."""
     return Scorer.fit([_judged(row) for row in rows], parent) if rows else parent
+
+
+def _answers(given: Sequence[tuple[Case, str]], seen: dict[Meaning, int]) -> Answers:
+    flaws = [case.flaw(text) for case, text in given]
+    return Answers(
+        valid=np.array([flaw is None for flaw in flaws], dtype=bool),
+        help=np.array([asks_for_help(text) for _, text in given], dtype=bool),
+        meaning=_numbers((text for _, text in given), seen),
+        flaw=next((flaw for flaw, _ in Counter(filter(None, flaws)).most_common(1)), ""),
+    )
+
+
+def _numbers(texts: Iterable[str], seen: dict[Meaning, int]) -> IntArray:
+    """A number per meaning, below 0 where nothing can be read; ``seen`` remembers them."""
+    meanings = [meaning(text) for text in texts]
+    numbers = [seen.setdefault(one, len(seen) + 1) for one in meanings]
+    readable = [one[0] != UNREADABLE for one in meanings]
+    return np.where(np.array(readable, dtype=bool), numbers, np.negative(numbers)).astype(np.int64)
 
 
 def _judged(row: Answered) -> JudgedDraft:

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 
 from policies.types import ParsedText, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-_BLOCK = re.compile(re.escape(OPEN) + r"(.*?)" + re.escape(CLOSE), re.DOTALL)
+MAX_DEPTH = 64  # of a call's arguments; what compares and writes them recurses, and ends at about 300
 
 
 def parse(text: str) -> ParsedText:
     """Split a model's text into prose and calls; never raises (see ``ParsedText.error``)."""
-    content = _BLOCK.sub("", text).strip()
+    content, blocks = _split(text)
     if OPEN in content or CLOSE in content:
         return ParsedText(content, error="a tool call is not closed")
     try:
-        calls = tuple(_call(block) for block in _BLOCK.findall(text))
+        calls = tuple(map(_call, blocks))
     except (ValueError, RecursionError) as why:
         return ParsedText(content, error=f"a tool call is not valid: {why}")
     return ParsedText(content, calls)
@@ -71,6 +69,16 @@ def compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def _split(text: str) -> tuple[str, list[str]]:
+    """What is outside the calls, and the inside of each; in one pass, for a hostile text opens a million."""
+    outside, blocks, at = [], [], 0
+    while (start := text.find(OPEN, at)) >= 0 and (end := text.find(CLOSE, start)) >= 0:
+        outside.append(text[at:start])
+        blocks.append(text[start + len(OPEN) : end])
+        at = end + len(CLOSE)
+    return "".join([*outside, text[at:]]).strip(), blocks
+
+
 def _call(block: str) -> ToolCall:
     data = json.loads(block, parse_constant=_no_constant, parse_float=_finite)
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
@@ -78,7 +86,20 @@ def _call(block: str) -> ToolCall:
     arguments = data.get("arguments", {})
     if not isinstance(arguments, dict):
         raise ValueError("its arguments are not an object")
+    if _deeper(arguments, MAX_DEPTH):
+        raise ValueError(f"its arguments are nested deeper than {MAX_DEPTH} levels")
     return ToolCall(data["name"], arguments)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether JSON is nested deeper than ``levels``; level by level, so that depth breaks nothing."""
+    level = [value]
+    for _ in range(levels):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _no_constant(name: str) -> Any:
@@ -104,15 +125,6 @@ def _check_call(call: ToolCall, schemas: Mapping[str, Any]) -> str | None:
 @lru_cache(maxsize=512)  # tool lists repeat from request to request; beyond 512 schemas one is compiled again (~1 ms)
 def _validator(schema: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(schema))
-
-
-def schema_error(schema: Mapping[str, Any]) -> str | None:
-    """Why ``schema`` is not a JSON Schema (draft 2020-12), or None when it is."""
-    try:
-        Draft202012Validator.check_schema(dict(schema))
-    except SchemaError as why:
-        return why.message
-    return None
 
 
 def _plain(value: Any) -> Any:

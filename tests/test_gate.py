@@ -10,25 +10,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.calibration import Calibrator, ece
-from policies.gate import GateRules, Trial, gains, interval, judge
+from policies.gate import Answers, GateRules, Trial, gains, interval, judge
 from policies.recalibrate import recalibrate
 from policies.score import FEATURES, FloatArray, features
 
 RULES = GateRules()
 
 
-def trial(gain: float = 0.3, n: int = 100, drift: float = 0.1, valid: float = 1.0) -> Trial:
+def answers(meaning: np.ndarray, valid: float = 1.0, help: float = 0.0, flaw: str = "") -> Answers:
+    n = len(meaning)
+    return Answers(np.arange(n) < valid * n, np.arange(n) < help * n, meaning.astype(np.int64), flaw)
+
+
+def trial(
+    gain: float = 0.3, n: int = 100, drift: float = 0.1, base: Answers | None = None, candidate: Answers | None = None
+) -> Trial:
     """``n`` labelled offloads of which a share ``gain`` turned from wrong to right."""
-    ones = np.ones(n)
+    ones, cloud = np.ones(n), np.arange(n)
     return Trial(
         difference=(np.arange(n) < abs(gain) * n) * np.sign(gain),
         imputed=np.zeros(n),
         labelled=ones.astype(bool),
         propensity=ones,
-        base_valid=ones.astype(bool),
-        candidate_valid=np.arange(n) < valid * n,
+        base=base or answers(cloud + n),
+        candidate=candidate or answers(cloud),
+        cloud=cloud,
         drift_nats=drift,
     )
+
+
+SAME, OWN = np.zeros(100), np.arange(100)
 
 
 def test_a_clear_win_passes_with_its_figures() -> None:
@@ -43,7 +54,10 @@ def test_a_clear_win_passes_with_its_figures() -> None:
         (trial(gain=0.0), "not surely above 0"),
         (trial(gain=-0.2), "not surely above 0"),
         (trial(gain=0.02, n=50), "not surely above 0"),
-        (trial(valid=0.98), "validity falls from 1.000 to 0.980"),
+        (trial(candidate=answers(OWN, valid=0.98, flaw="no JSON")), "falls from 1.000 to 0.980, mostly: no JSON"),
+        (trial(candidate=answers(OWN + 100)), "nothing was learnt: it answers all 100"),
+        (trial(candidate=answers(OWN, help=0.93)), "asks for help in 93% of requests, its parent in 0%; 10% are"),
+        (trial(candidate=answers(SAME)), "collapsed: 100% of its answers are one and the same"),
         (trial(drift=2.5), "drift of 2.500"),
         (trial(drift=float("nan")), "drift of nan"),
         (trial(n=9), "only 9 labelled"),
@@ -52,6 +66,31 @@ def test_a_clear_win_passes_with_its_figures() -> None:
 def test_a_candidate_that_fails_one_condition_is_refused_with_the_reason(candidate: Trial, why: str) -> None:
     result = judge(candidate, RULES)
     assert not result.passed and why in result.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [
+        (trial(0.0, drift=9.0, candidate=answers(SAME, valid=0.5, help=1.0)), "it asks for help in 100%"),
+        (trial(0.0, drift=9.0, candidate=answers(SAME, valid=0.5)), "collapsed"),
+        (trial(0.0, drift=9.0, candidate=answers(OWN, valid=0.5)), "validity"),
+        (trial(0.0, drift=9.0), "drift"),
+    ],
+)
+def test_of_several_reasons_the_most_telling_is_given(given: Trial, first: str) -> None:
+    assert judge(given, RULES).reason.startswith(first)
+
+
+def test_what_the_parent_and_the_cloud_do_too_is_no_fault_of_the_candidate() -> None:
+    asking = replace(trial(), base=answers(OWN + 100, help=0.9), candidate=answers(OWN, help=0.95))
+    one_question = replace(trial(), cloud=SAME.astype(np.int64), candidate=answers(SAME))
+    invalid = replace(trial(), base=answers(OWN + 100, valid=0.9), candidate=answers(OWN, valid=0.9))
+    assert all(judge(one, RULES).passed for one in (asking, one_question, invalid))
+
+
+def test_answers_that_cannot_be_read_are_no_common_answer() -> None:
+    result = judge(trial(candidate=answers(SAME - 1, valid=0.0, flaw="it is not closed")), RULES)
+    assert result.reason == "validity falls from 1.000 to 0.000, mostly: it is not closed"
 
 
 def test_an_audit_weighs_as_much_as_the_records_it_stands_for_up_to_the_cap() -> None:
@@ -75,9 +114,8 @@ def test_the_gain_is_unbiased_whatever_is_imputed(seed: int, bias: float) -> Non
     difference = draw.choice([-1.0, 0.0, 1.0], n, p=[0.1, 0.6, 0.3])
     propensity = np.where(draw.random(n) < 0.5, 1.0, 0.25)
     labelled = draw.random(n) < propensity
-    estimate = gains(
-        Trial(difference, np.full(n, bias), labelled, propensity, labelled, labelled, 0.0), weight_cap=20
-    ).mean()
+    given = replace(trial(), difference=difference, imputed=np.full(n, bias), labelled=labelled, propensity=propensity)
+    estimate = gains(given, weight_cap=20).mean()
     assert estimate == pytest.approx(difference.mean(), abs=0.04)
 
 
@@ -86,7 +124,8 @@ def test_knowing_that_most_answers_agree_narrows_the_interval() -> None:
     n = 400
     difference = np.where(draw.random(n) < 0.05, -1.0, 0.0)
     labelled = draw.random(n) < 0.05
-    known = Trial(difference, difference * 0.9, labelled, np.full(n, 0.05), labelled, labelled, 0.0)
+    seldom = np.full(n, 0.05)
+    known = replace(trial(), difference=difference, imputed=difference * 0.9, labelled=labelled, propensity=seldom)
     blind = replace(known, imputed=np.zeros(n))
     spread = [np.ptp(interval(gains(t, 20), 0.9, 0)) for t in (known, blind)]
     assert spread[0] < spread[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -53,7 +54,7 @@ def record(number: int, **changes: object) -> OffloadRecord:
     """An offload whose draft was wrong: slice ``number`` belongs in b, and the draft said a."""
     text = f"put slice {number} in b"
     plain = OffloadRecord(
-        time_us=number,
+        time_us=number + 1,
         request_id=str(number),
         request_hash=text,
         messages=json.dumps([{"role": "user", "content": text}]),
@@ -120,7 +121,8 @@ def test_poisoned_records_are_skipped_and_counted(changes: dict[str, object], wh
 
 def test_an_audit_weighs_more_than_an_offload_up_to_a_cap() -> None:
     found = lessons([record(1), record(2, propensity=0.5), record(3, propensity=0.01)], "v", 1e-9)
-    assert [sample.weight for sample in found.labels] == [1.0, 2.0, 4.0]
+    weights = [sample.weight for sample in found.labels]
+    assert [weight / weights[0] for weight in weights] == pytest.approx([1.0, 2.0, 4.0])
 
 
 def test_the_label_is_the_clouds_meaning_in_the_edges_spelling() -> None:
@@ -215,8 +217,7 @@ def scripted(candidate: str) -> Callable[[TrainingJob, str], TrainingOutcome]:
 
     def train(job: TrainingJob, name: str) -> TrainingOutcome:
         directory = Path(job.work_dir) / CANDIDATE
-        directory.mkdir(parents=True)
-        (directory / "config.json").write_text("{}")
+        shutil.copytree(job.base_dir, directory, ignore=shutil.ignore_patterns("MANIFEST.json"))
         before, after = ([Draft(text, (-0.1,))] * len(job.trials) for text in (call("a"), candidate))
         return TrainingOutcome(str(directory), before, after, 0.1, {"nll": 0.5})
 
@@ -239,7 +240,13 @@ def test_a_better_candidate_is_published_with_calibrator_parent_and_lineage(tmp_
     assert not (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize(("candidate", "why"), [(call("a"), "success gain"), ("<tool_call>", "validity falls")])
+@pytest.mark.parametrize(
+    ("candidate", "why"),
+    [
+        (call("a"), "nothing was learnt"),
+        ("<tool_call>", "validity falls from 1.000 to 0.000, mostly: a tool call is not closed"),
+    ],
+)
 def test_a_candidate_that_is_not_better_is_dropped_with_the_reason(
     tmp_path: Path, store: ModelStore, candidate: str, why: str
 ) -> None:

@@ -48,7 +48,7 @@ def record(
     propensity = 1.0 if offload else AUDIT if link.up else 0.0
     labelled = bool(rng.random() < propensity)
     return OffloadRecord(
-        time_us=index,
+        time_us=index + 1,
         request_id=str(index),
         request_hash=str(index),
         messages='[{"role":"user","content":"move slice"}]',

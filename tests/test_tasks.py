@@ -10,7 +10,8 @@ import pytest
 from orchestrator.tasks.generator import KINDS, Split, Task, shared_tools, tasks
 from orchestrator.tasks.tools import TOOLS
 from orchestrator.tasks.verify import is_correct, is_schema_valid
-from policies.toolcalls import canonical, parse, schema_error
+from policies.json_schema import schema_problem
+from policies.toolcalls import canonical, parse
 from policies.types import ToolCall
 
 
@@ -74,5 +75,5 @@ def test_the_verifier_accepts_the_same_meaning_and_nothing_else() -> None:
 def test_every_tool_declares_a_valid_closed_schema() -> None:
     for tool in TOOLS.values():
         parameters = tool["function"]["parameters"]
-        assert schema_error(parameters) is None
+        assert schema_problem(parameters) is None
         assert parameters["additionalProperties"] is False

@@ -39,7 +39,7 @@ def records(n: int, version: str = "edge-2", audit: float = 0.5, seed: int = 0) 
         labelled = offloaded or random.random() < audit
         made.append(
             OffloadRecord(
-                time_us=index,
+                time_us=index + 1,
                 request_id=f"{version}-{index}",
                 request_hash=str(index),
                 messages="[]",

@@ -35,7 +35,7 @@ def answered(n: int, version: str, right: bool) -> OffloadRecord:
     """A draft and the cloud's word on it; wrong drafts are unsure ones."""
     question = [{"role": "user", "content": f"move slice {n} {'north' if right else 'over there'}"}]
     return OffloadRecord(
-        time_us=n,
+        time_us=n + 1,
         request_id=str(n),
         request_hash=f"{n:032x}",
         messages=compact(question),

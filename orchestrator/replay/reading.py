@@ -11,6 +11,7 @@ The log holds no budget, so thresholds see none. One pass over segments and Parq
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from os.path import isdir
@@ -65,7 +66,7 @@ def read(root: Path) -> Reading:
     """
     if not isdir(root):
         raise LogError(f"{root}: there is no such directory. Fix: give the log's, by default var/log")
-    table, left_out = screen(read_log(root).combine_chunks())
+    table, left_out = screen(read_log(root).combine_chunks(), time.time_ns() // 1000)
     if not len(table) and left_out:
         raise LogError(f"{root}: no record in it can be used. {said(left_out)} Fix: give another log")
     if not len(table):
