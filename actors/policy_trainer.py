@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from actors.shared_prompts import Row, collate_rows, passes, row_logits, rows_of, shares_prompts
 from actors.trainer import Encoded, adamw, answer_logits, collate, load_model, save_model, set_rate
 from actors.training import Progress
 from policies.errors import EngineError
@@ -55,6 +56,8 @@ class PolicyConfig:
         cloud_share: of requests that may go to the cloud: what the prompts are filtered to; None learns from all.
         lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
         batch_tokens: prompt and answer tokens of one forward pass; what is more accumulates.
+        bfloat16: whether products are computed in it, weights stay float32; None: on a GPU alone, for on CPU the
+            casts of a small model's weights cost more than they save.
         checkpoint_every: steps.
     """
 
@@ -77,6 +80,7 @@ class PolicyConfig:
     checkpoint_every: int = 20
     threads: int = 1
     device: str = "cpu"
+    bfloat16: bool | None = None
     seed: int = 0
 
 
@@ -204,56 +208,68 @@ class PolicyTrainer:
     ) -> dict[str, float]:  # fmt: skip
         """One optimiser step for each epoch, over the answers that weigh anything."""
         config = self._config
-        rows = [
+        learnt = [
             Encoded([*prompt, *answer.tokens], len(prompt), float(weight))
             for prompt, group, row in zip(prompts, groups, weights, strict=True)
             for answer, weight in zip(group, row, strict=True)
             if weight or config.reverse_weight
         ]
-        parts = list(_packed(rows, config.batch_tokens))
-        before = [self._logprobs(part) for part in parts] if config.epochs > 1 else [None] * len(parts)
+        parts = list(passes(rows_of(learnt, shares_prompts(self.model)), config.batch_tokens))
+        before = [self._behaviour(part) for part in parts] if config.epochs > 1 else [None] * len(parts)
         total = 0.0
         for _ in range(config.epochs):
             set_rate(self._optimizer, config.lr, config.warmup, self.step / config.steps)
             self._optimizer.zero_grad(set_to_none=True)
-            total = sum(self._backward(part, old, len(rows)) for part, old in zip(parts, before, strict=True))
-            total += self._stay(anchors)
+            losses = [self._backward(part, old, len(learnt)) for part, old in zip(parts, before, strict=True)]
+            total = float(sum(losses)) + self._stay(anchors)
             if not np.isfinite(total):
                 raise EngineError(f"{self._dir}: training diverged, the objective is {total}; lower lr")
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.max_norm)
-            if rows or anchors:
+            if learnt or anchors:
                 self._optimizer.step()
-        return {"loss": total, "learnt_tokens": float(sum(len(row.ids) - row.start for row in rows))}
+        return {"loss": total, "learnt_tokens": float(sum(len(row.ids) - row.start for row in learnt))}
 
-    def _backward(self, part: Sequence[Encoded], behaviour: Tensor | None, answers: int) -> float:
+    def _backward(self, part: Sequence[Row], behaviour: Tensor | None, answers: int) -> Tensor:
         """Gradients of one forward pass are added; parts of a step add up."""
-        config, batch = self._config, collate(part, self._config.device)
-        logprobs = token_logprobs(answer_logits(self.model, batch), batch.targets)
+        config, (logprobs, weights) = self._config, self._logprobs(part)
         if behaviour is None:
-            loss = policy_gradient_loss(logprobs, batch.weights)
+            loss = policy_gradient_loss(logprobs, weights)
         else:
-            improvement = ppo_clip_loss(logprobs, behaviour, batch.weights, config.clip, config.clip)
+            improvement = ppo_clip_loss(logprobs, behaviour, weights, config.clip, config.clip)
             reverse = sampled_reverse_kl(logprobs, behaviour, torch.full_like(logprobs, 1.0 / answers))
             forward = logprobs.new_zeros(())  # anchors have a pass of their own, ``_stay``
             loss = anchored_policy_loss(improvement, reverse, forward, config.reverse_weight, 0.0).total
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
     def _stay(self, anchors: Sequence[Encoded]) -> float:
         """beta_F * KL(pi_SFT || pi) on answers of the supervised model."""
         if not anchors or self._prior is None:
             return 0.0
         batch = collate(anchors, self._config.device)
-        with torch.no_grad():
-            prior = answer_logits(self._prior, batch)
-        loss = self._config.forward_weight * forward_kl(prior, answer_logits(self.model, batch), batch.weights)
+        with self._precision():
+            with torch.no_grad():
+                prior = answer_logits(self._prior, batch)
+            logits = answer_logits(self.model, batch)
+        loss = self._config.forward_weight * forward_kl(prior, logits, batch.weights)
         loss.backward()
         return loss.item()
 
     @torch.no_grad()
-    def _logprobs(self, part: Sequence[Encoded]) -> Tensor:
-        batch = collate(part, self._config.device)
-        return token_logprobs(answer_logits(self.model, batch), batch.targets)
+    def _behaviour(self, part: Sequence[Row]) -> Tensor:
+        """log pi_k: before the first of the steps on these answers."""
+        return self._logprobs(part)[0]
+
+    def _logprobs(self, part: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Of the answers' tokens, and what each weighs: [n] and [n]."""
+        batch = collate_rows(part, self._config.device)
+        with self._precision():
+            logits = row_logits(self.model, batch)
+        return token_logprobs(logits, batch.targets), batch.weights
+
+    def _precision(self) -> torch.autocast:
+        kind, wanted = torch.device(self._config.device).type, self._config.bfloat16
+        return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" if wanted is None else wanted)
 
     def _anchors(self, work: Work, draw: random.Random) -> Sequence[Encoded]:
         """As many anchors as prompts."""
@@ -290,18 +306,6 @@ class PolicyTrainer:
             raise EngineError(f"{self._checkpoint}: cannot be gone on from ({why}). Fix: remove it") from why
         logger.info("%s: going on from step %d", self._checkpoint, state["step"])
         return int(state["step"])
-
-
-def _packed(rows: Sequence[Encoded], batch_tokens: int) -> Iterator[list[Encoded]]:
-    """Rows of similar length together, at most ``batch_tokens`` with their padding (one row at least)."""
-    part: list[Encoded] = []
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        if part and len(row.ids) * (len(part) + 1) > batch_tokens:
-            yield part
-            part = []
-        part.append(row)
-    if part:
-        yield part
 
 
 def _share(flags: BoolArray) -> float:

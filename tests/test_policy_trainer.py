@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from actors.policy_trainer import CHECKPOINT, Judged, PolicyConfig, PolicyTrainer, Work
+from actors.shared_prompts import collate_rows, passes, row_logits, rows_of, shares_prompts
 from actors.trainer import Encoded, answer_logits, collate, load_model
 from policies.errors import EngineError
 from policies.losses import forward_kl
+from policies.policy_losses import token_logprobs
 from policies.prompt_filter import Batch
 from tests.tiny_model import tiny_model_dir
 
@@ -112,6 +114,63 @@ def test_small_forward_passes_add_up_to_the_same_step(model: Path, tmp_path: Pat
     one, _ = train(model, tmp_path / "a", epochs=epochs)
     many, _ = train(model, tmp_path / "b", epochs=epochs, batch_tokens=12)
     assert torch.allclose(flat(one), flat(many), atol=2e-4)
+
+
+@pytest.mark.parametrize("answers", [1, 2, 7])
+def test_answers_in_one_row_are_worth_what_they_are_in_rows_of_their_own(model: Path, answers: int) -> None:
+    """Log-probabilities, targets, weights and gradients, with prompts and answers of many lengths."""
+    draw = torch.Generator().manual_seed(answers)
+    samples = []
+    for length in (1, 9, 30):
+        prompt = torch.randint(5, 300, (length,), generator=draw).tolist()
+        for number in range(answers):
+            answer = torch.randint(5, 300, (1 + 5 * number,), generator=draw).tolist()
+            samples.append(Encoded(prompt + answer, length, 1.0 + len(samples)))
+    found = []
+    for shared in (True, False):
+        network = load_model(model, "cpu", torch.float32)
+        assert shares_prompts(network)
+        rows = rows_of(samples, shared)
+        assert len(rows) == (3 if shared else len(samples))
+        batches = [collate_rows(part, "cpu") for part in passes(rows, 60)]
+        told = []
+        for batch in batches:
+            logprobs = token_logprobs(row_logits(network, batch), batch.targets)
+            (logprobs * batch.weights).sum().backward()
+            told += list(zip(batch.weights.tolist(), batch.targets.tolist(), logprobs.tolist(), strict=True))
+        gradient = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+        found.append((torch.tensor(sorted(told, key=lambda row: row[0])), gradient))  # a weight names its answer
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-4 * float(found[1][1].abs().max()))
+    assert len(found[0][0]) == sum(len(sample.ids) - sample.start for sample in samples)
+
+
+def test_a_row_is_never_longer_than_its_bound_unless_one_answer_is() -> None:
+    samples = [Encoded([1] * 400 + [2] * 301, 400, 1.0)] * 5 + [Encoded([3] * 2000, 400, 1.0)]
+    assert [len(row) for row in rows_of(samples, shared=True)] == [2, 2, 1, 1]
+
+
+def test_a_model_with_windows_reads_every_answer_in_a_row_of_its_own(model: Path) -> None:
+    network = load_model(model, "cpu", torch.float32)
+    network.config.layer_types = ["full_attention", "sliding_attention"]
+    assert not shares_prompts(network)
+
+
+def test_products_in_bfloat16_take_nearly_the_same_step_and_the_weights_stay_float32(
+    model: Path, tmp_path: Path
+) -> None:
+    anchors = [Encoded([*prompt, 40, 41], len(prompt), 1.0) for prompt in PROMPTS]
+    trained = []
+    for name, wanted in (("default", None), ("float32", False), ("bfloat16", True)):
+        config = replace(CONFIG, steps=1, forward_weight=0.1, epochs=2, bfloat16=wanted)
+        trainer = PolicyTrainer(model, tmp_path / name, config, TorchSampler(model))
+        trainer.run(Work(PROMPTS, judge, anchors), lambda _: None)
+        assert {value.dtype for value in trainer.model.parameters()} == {torch.float32}
+        trained.append(flat(trainer))
+    default, single, half = trained
+    assert torch.equal(default, single) and not torch.equal(half, single)
+    start = torch.cat([p.detach().flatten() for p in load_model(model, "cpu", torch.float32).parameters()])
+    assert torch.cosine_similarity(half - start, single - start, dim=0) > 0.9
 
 
 def test_a_budget_that_covers_nothing_teaches_nothing(model: Path, tmp_path: Path) -> None:
