@@ -161,8 +161,7 @@ class Group:
             if over.wait(POLL_S):
                 raise CancelledError("the workers were stopped")
             if not self.alive:
-                late = hung.exists() and hung.stat().st_size > 0
-                raise EngineError(f"it took longer than {timeout_s:g} s" if late else self._reason()) from self._failure
+                raise EngineError(_late(hung, timeout_s) or self._reason()) from self._failure
             if time.monotonic() > latest:
                 raise EngineError(f"its workers did not start, or do not answer, for {START_S + timeout_s:g} s")
         return TrainingOutcome.from_json(outcome.read_text(encoding="utf-8"))
@@ -256,6 +255,14 @@ def _scaling(placement: Placement, gpus: bool) -> ScalingConfig:
 
 def _worker_environment(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+def _late(hung: Path, timeout_s: float) -> str | None:
+    """Whether a worker ended itself, in words; where it was goes to the log."""
+    if not hung.exists() or not (stack := hung.read_text(encoding="utf-8")):
+        return None
+    log.warning("a training worker was ended at\n%s", stack)
+    return f"it took longer than {timeout_s:g} s"
 
 
 def _words(why: Exception) -> str:

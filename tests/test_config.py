@@ -68,6 +68,7 @@ def test_every_setting_is_documented() -> None:
         ("prices: {request_usd: -1}", ["line 1: prices.request_usd: -1.0", "at least 0"]),
         ("prices: {reqest_usd: 1}", ["did you mean prices.request_usd?"]),
         ("policy: {objective: {value_usd: 1, second_usd: 0, cloud_accuracy: 97}}", ["at most 1", "0.97"]),
+        ("learner: {workers: 4, batch_size: 2}", ["learner.workers: 4", "learner.batch_size (2)", "Fix"]),
         ("cloud: {kind: openai}", ["cloud.base_url: missing", "Fix"]),
         ("cloud: {kind: openai, base_url: api.example.com}", ["cloud.base_url", "is not a URL"]),
         ("cloud: {kind: openai, base_url: https://a.example/v1}", ["link.kind: emulated cannot carry https", "direct"]),
