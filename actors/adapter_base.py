@@ -16,6 +16,7 @@ from policies.errors import StoreError
 
 BASE_FILE = "base.json"
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"  # around a module's name, as peft has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,17 @@ class LearnerOptions(Options):
     anchor_weight: float = Field(default=0.5, ge=0)
     """Weight of the KL term that holds the candidate near the model it started from."""
 
+    method: Literal["auto", "full", "lora"] = "auto"
+    """What a round trains: full (all weights), lora (an adapter of all linear layers, a hundredth of the weights), or
+    auto: lora above 100 million parameters. An adapter wants a higher learner.lr, and supervised steps alone."""
+
+    lora_rank: int = Field(default=8, ge=1, le=256)
+    """Rank of an adapter; its alpha is twice that. One that goes on from another has that one's."""
+
+    personal: bool = False
+    """Whether each site gets an adapter of its own, learnt from its own records, whenever a round finds nothing better
+    for all sites. For sites whose requests want different answers; a site needs min_samples labelled records."""
+
     policy_steps: int = Field(default=0, ge=0)
     """Steps of reinforcement learning after the supervised ones, on answers that the candidate samples; each takes
     seconds. 0 by default: on a few hundred labels it gains on what they ask and loses elsewhere."""

@@ -19,12 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from actors.adapter_base import ADAPTER_CONFIG, ADAPTER_FILE, base_of, whole
+from actors.adapter_base import ADAPTER_CONFIG, ADAPTER_FILE, DOWN, PREFIX, UP, base_of, whole
 from policies.errors import EngineError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"  # as peft names tensors
 _OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save")
 
 
@@ -91,9 +90,9 @@ def read_adapter(directory: Path) -> dict[str, Change]:
         scale, others = config["lora_alpha"] / config["r"], [key for key in _OTHER_KINDS if config.get(key)]
         if others:
             raise ValueError(f"{', '.join(others)} cannot be merged here")
-        names = [name.removeprefix(_PREFIX).removesuffix(_DOWN) for name in tensors if name.endswith(_DOWN)]
+        names = [name.removeprefix(PREFIX).removesuffix(DOWN) for name in tensors if name.endswith(DOWN)]
         changes = {
-            f"{name}.weight": Change(tensors.pop(_PREFIX + name + _UP), tensors.pop(_PREFIX + name + _DOWN), scale)
+            f"{name}.weight": Change(tensors.pop(PREFIX + name + UP), tensors.pop(PREFIX + name + DOWN), scale)
             for name in names
         }
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as why:

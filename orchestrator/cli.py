@@ -227,18 +227,21 @@ def diff(first: Version, second: Version, config: ConfigFile = None) -> None:
 
 @models.command()
 def promote(version: Version, config: ConfigFile = None) -> None:
-    """Make a version live at every site of the running system."""
+    """Make a version live at every site of the running system, or at the one whose own it is."""
     from orchestrator.control import send
 
     typer.echo(send(_config(config).control_file, "promote", version))
 
 
 @models.command()
-def rollback(config: ConfigFile = None) -> None:
+def rollback(
+    site: Annotated[str, typer.Option("--site", help="Take back this site's own version.")] = "",
+    config: ConfigFile = None,
+) -> None:
     """End the canary of the running system; without one, go back to the parent of what is live."""
     from orchestrator.control import send
 
-    typer.echo(send(_config(config).control_file, "rollback"))
+    typer.echo(send(_config(config).control_file, "rollback", site))
 
 
 def main() -> None:

@@ -317,8 +317,16 @@ def _workers(config: Config) -> str | None:
     return None
 
 
+def _adapters(config: Config) -> str | None:
+    learner = config.learner
+    if learner.method == "lora" and learner.policy_steps:
+        return "learner.policy_steps: they train all weights. Fix: set them to 0, or learner.method to full"
+    return None
+
+
 RULES = (
     _pauses,
+    _adapters,
     _workers,
     _cloud_endpoint,
     _edge_endpoint,

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from actors.log_record import OffloadRecord, from_table
 from actors.model_store import ModelStore, ModelVersion, digests
 from actors.offload_log import compact, read_log
@@ -48,7 +50,8 @@ Refit = Callable[[Path, Sequence[Answered], Sequence[OffloadRecord]], Mapping[st
 class RoundReport:
     """What a round did; ``version`` is None unless the candidate was published, ``reason`` always says why.
 
-    ``refits`` says what became of the scorer and the threshold, where the site's configuration asks for fitted ones.
+    ``given`` names the sites that got a version of their own instead (``orchestrator.personal``), and ``refits`` says
+    what became of the scorer and the threshold, where the site's configuration asks for fitted ones.
     """
 
     reason: str
@@ -58,6 +61,7 @@ class RoundReport:
     poisoned: Mapping[str, int] = field(default_factory=dict)
     gate: GateResult | None = None
     version: ModelVersion | None = None
+    given: Sequence[str] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
     refits: Mapping[str, str] = field(default_factory=dict)
 
@@ -72,12 +76,20 @@ class Learner:
         work_dir: scratch space, emptied after each round; the training worker must see it.
         train: how a job is run.
         refit: what sites need of a version besides its calibrator.
+        site: whose records count, and for whom the version is; None for all sites.
     """
 
     def __init__(
-        self, log_dir: Path, store: ModelStore, options: LearnerOptions, work_dir: Path, train: Train, refit: Refit
+        self,
+        log_dir: Path,
+        store: ModelStore,
+        options: LearnerOptions,
+        work_dir: Path,
+        train: Train,
+        refit: Refit,
+        site: str | None = None,
     ) -> None:
-        self._log_dir, self._store, self._options = log_dir, store, options
+        self._log_dir, self._store, self._options, self._site = log_dir, store, options, site
         self.work_dir, self._train, self._refit = work_dir, train, refit
 
     def round(self, parent: ModelVersion | None = None) -> RoundReport:
@@ -85,7 +97,7 @@ class Learner:
         started = time.monotonic()
         try:
             shutil.rmtree(self.work_dir, ignore_errors=True)  # what a round that was killed left
-            report = self._round(parent or last_live(self._store))
+            report = self._round(parent or last_live(self._store, self._site))
         except NetGPTError as why:
             logger.exception("a training round failed")
             report = RoundReport(f"failed: {why}")
@@ -151,10 +163,10 @@ class Learner:
 
     def _stale(self, parent: ModelVersion) -> str | None:
         """Why no child of ``parent`` may follow what is live now."""
-        release, resumed = self._store.release, last_live(self._store)
-        if release is None or parent.version in (release.live, resumed and resumed.version):
+        release, resumed = self._store.release, last_live(self._store, self._site)
+        if release is None or parent.version in (release.of(self._site), resumed and resumed.version):
             return None
-        return f"stale: it comes from {parent.version}, and {release.live} is live"
+        return f"stale: it comes from {parent.version}, and {release.of(self._site)} is live"
 
     def _read(self) -> tuple[list[OffloadRecord], Counter[str]]:
         """The records that make sense, and how many were skipped, by reason."""
@@ -163,7 +175,10 @@ class Learner:
         except (LogError, OSError) as why:
             logger.warning("%s", why)  # segments are as readable as parts, only slower
         skipped: Counter[str] = Counter()
-        table, senseless = screen(read_log(self._log_dir, skipped=skipped), time.time_ns() // 1000)
+        table = read_log(self._log_dir, skipped=skipped)
+        if self._site:
+            table = table.filter(pc.field("site") == self._site)
+        table, senseless = screen(table, time.time_ns() // 1000)
         return from_table(table), skipped + Counter(senseless)
 
     def _job(self, parent: ModelVersion, found: Lessons) -> TrainingJob:
@@ -186,6 +201,8 @@ class Learner:
             batch_size=o.batch_size,
             lr=o.lr,
             anchor_weight=o.anchor_weight,
+            method=o.method,
+            lora_rank=o.lora_rank,
             policy_steps=o.policy_steps,
             policy_lr=o.policy_lr,
             threads=o.threads,
@@ -209,6 +226,7 @@ class Learner:
             seqs.setdefault(record.site, []).append(record.seq)
         return {
             "log": {site: [min(numbers), max(numbers)] for site, numbers in seqs.items()},
+            **({"site": self._site} if self._site else {}),
             "samples": len(found.labels),
             "anchors": len(found.anchors),
             "poisoned": dict(found.poisoned),

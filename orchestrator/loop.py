@@ -43,6 +43,7 @@ class Parts:
         releases: what moves versions.
         learn: one round from what is live; blocks, reports what it can meet.
         drift: whether an alarm stands.
+        watch: looks after what runs at single sites.
         clock: Unix time in seconds.
     """
 
@@ -51,6 +52,7 @@ class Parts:
     releases: Releases
     learn: Callable[[], RoundReport]
     drift: Callable[[], bool]
+    watch: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.time
 
 
@@ -69,7 +71,7 @@ class Loop:
 
     def tick(self) -> None:
         """Look once, and do what is due; what cannot be done is logged, and tried again the next time."""
-        steps = [self._parts.releases.settle, self._finish, self._watch, self._consider]
+        steps = [self._parts.releases.settle, self._finish, self._watch, self._parts.watch, self._consider]
         for step in steps if self._options.enabled else steps[:-1]:
             try:
                 step()
@@ -148,7 +150,8 @@ class Loop:
         report, self._round = self._round.report, None
         published = False
         try:
-            published = report is not None and report.version is not None and self._try(report)
+            if report is not None:
+                published = bool(report.given) or (report.version is not None and self._try(report))
         finally:
             self._triggers = self._triggers.done(published, self._parts.clock())
 
@@ -225,6 +228,6 @@ def trigger_rules(options: LearnerOptions) -> TriggerRules:
 
 
 def _learnt_from(store: ModelStore) -> dict[str, int]:
-    """The last record of each site that the newest trained version has seen."""
+    """The last record of each site that a trained version has seen."""
     trained = [version.meta["log"] for version in store.list() if isinstance(version.meta.get("log"), dict)]
-    return {site: int(last) for site, (_, last) in trained[-1].items()} if trained else {}
+    return {site: int(last) for log in trained for site, (_, last) in log.items()}

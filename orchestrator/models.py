@@ -17,7 +17,7 @@ from policies.release import Release
 
 NOTHING = "-"
 Row = tuple[str, ...]
-HEAD: Row = ("version", "state", "published", "size", "samples", "gain", "parent")
+HEAD: Row = ("version", "state", "published", "size", "samples", "gain", "site", "parent")
 
 
 def listed(store: ModelStore) -> Iterator[str]:
@@ -45,12 +45,15 @@ def shown(store: ModelStore, version: str) -> Iterator[str]:
     yield f"version     {found.version}  {release.role(found.version) if release else ''}".rstrip()
     yield f"published   {_when(found.published)}"
     yield f"parent      {' <- '.join(_ancestors(store, found)) or 'none: it is the model that was configured'}"
+    if found.base is not None:
+        yield f"adapter of  {found.base}"
     yield f"files       {len(found.files)}, {_size(found)}, {_state(found)}"
     yield f"sha256      {found.sha256}"
     yield from _made(found.meta)
     for move in release.moves if release else ():
         if move.version == found.version:
-            yield f"{move.what:<11} {_when(move.time_us / 1e6)}: {move.why}"
+            where = f" at {move.site}" if move.site else ""
+            yield f"{move.what:<11} {_when(move.time_us / 1e6)}{where}: {move.why}"
 
 
 def compared(store: ModelStore, first: str, second: str) -> Iterator[str]:
@@ -77,12 +80,20 @@ def _row(store: ModelStore, name: str, release: Release | None) -> Row:
         return (name, "damaged", *[NOTHING] * (len(HEAD) - 2))
     samples = str(found.meta.get("samples", NOTHING))
     published, gain = _when(found.published), _gain(_part(found, "gate"))
-    return (name, role or NOTHING, published, _size(found), samples, gain, found.parent or NOTHING)
+    state = role.split(" at ", maxsplit=1)[0] or NOTHING  # where is in a column of its own
+    return (name, state, published, _size(found), samples, gain, found.site or "all", found.parent or NOTHING)
 
 
 def _made(meta: Mapping[str, Any]) -> Iterator[str]:
     """How it came to be, part by part; a meta of any other shape is shown as it is."""
-    words = {"base": "model", "samples": "samples", "anchors": "anchors", "labelled": "labelled", "scorer": "scorer"}
+    words = {
+        "base": "model",
+        "site": "site",
+        "samples": "samples",
+        "anchors": "anchors",
+        "labelled": "labelled",
+        "scorer": "scorer",
+    }
     for key, name in words.items():
         if key in meta:
             yield f"{name:<11} {meta[key]}"

@@ -46,10 +46,15 @@ def orders(system: Any) -> control.Orders:
     """What ``netgpt models`` may ask of a running ``System``."""
 
     def promote(version: str) -> str:
-        report = system.releases.promote(system.store.get(version), "netgpt models promote")
+        found = system.store.get(version)
+        report = system.releases.promote(found, "netgpt models promote")
+        if found.site:
+            return f"{version} is live at {found.site} (before: {report.previous}), which it was made for"
         return f"{version} is live at {system.config.site.name} (before: {report.previous}); other sites follow"
 
-    def rollback(_: str) -> str:
+    def rollback(site: str) -> str:
+        if site:
+            return f"{system.releases.take_back(site, 'netgpt models rollback')} is live again at {site}"
         return f"{system.releases.roll_back('netgpt models rollback')} is live again"
 
     return {"promote": promote, "rollback": rollback}
@@ -116,6 +121,8 @@ def learning(release: Release | None, gauges: Mapping[str, float], enabled: bool
     else:
         watched = f", compared with {release.previous}: {told}" if "canary_labels" in gauges else ""
         yield f"live        {release.live}{watched}"
+    for site, own in release.personal.items():
+        yield f"own         {own.version} at {site}"
     move = release.moves[-1]
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(move.time_us / 1e6))
     yield f"last move   {at} {move.what} {move.version}: {move.why}"

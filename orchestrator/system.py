@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from orchestrator.config import Config, resolve_model
 from orchestrator.fleet import SiteFleet
 from orchestrator.learner import Learner, RoundReport
 from orchestrator.loop import Loop, Parts, ticking
+from orchestrator.personal import PersonalEdges, personal_options
 from orchestrator.refit import refit
 from orchestrator.releases import Releases
 from orchestrator.rules import default_snapshot
 from orchestrator.site import EdgeSite
-from orchestrator.versions import first_version, last_live
+from orchestrator.versions import first_version
 from policies.errors import NetGPTError
 from policies.types import Objective, Prices
 
@@ -85,6 +86,7 @@ class System:
         self._placed: dict[str, placement.Placed] = {}  # in the order they came up
         self._urls: Urls | None = None
         self._releases: Releases | None = None
+        self._personal: PersonalEdges | None = None
         self._loop: Loop | None = None
         self._workers: train_job.Workers | None = None
 
@@ -145,21 +147,29 @@ class System:
     def learn(self) -> RoundReport:
         """One training round on the log from what is live, as a Ray Train job; blocks, and changes nothing there.
 
-        The job's workers stay for the next round.
+        Where it finds nothing better for all sites, and ``learner.personal`` is set, each site has a round of its own,
+        and what passes is live there. The job's workers stay for the next round.
         """
+        report = self._learner(None).round()
+        if self._personal is None or report.version is not None:
+            return report
+        own = self._personal.round()
+        return replace(report, given=[site for site, found in own.items() if found.version is not None])
+
+    def _learner(self, site: str | None) -> Learner:
         options = self.config.learner
         if self._workers is None:
             where = train_job.Placement(workers=options.workers, timeout_s=options.timeout_s)
             self._workers = train_job.Workers(self.config.workers_dir, where)
-        learner = Learner(
+        return Learner(
             self.config.log_dir,
             self.store,
-            options,
+            personal_options(options) if site else options,
             self.config.work_dir,
             self._workers.run,
             partial(refit, self.config),
+            site,
         )
-        return learner.round(last_live(self.store))
 
     @property
     def releases(self) -> Releases:
@@ -209,6 +219,7 @@ class System:
             self._releases,
             self.learn,
             lambda: bool(edge.call("gauges")["drift_alarm"]),
+            self._personal.watch if self._personal else lambda: None,
         )
         self._loop = Loop(self.config.learner, parts)
         with ticking(self._loop):
@@ -328,6 +339,9 @@ class System:
         version = first_version(self.store, resolve_model(engine.model))
         fleet = SiteFleet(self._router, self._edge)
         self._releases = Releases(self.store, fleet, self.config.site.name)
+        if self.config.learner.personal:
+            parts = self.store, self.config.log_dir, self._releases, self.config.learner
+            self._personal = PersonalEdges(*parts, self._learner)
         self._releases.start(version.version)
         return Weights(version.version, version.path)
 

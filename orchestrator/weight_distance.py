@@ -1,4 +1,7 @@
-"""How far two versions' weights are apart: ||B - A|| / ||A|| of every tensor, one tensor in memory at a time."""
+"""How far two versions' weights are apart: ||B - A|| / ||A|| of every tensor, one tensor in memory at a time.
+
+An adapter counts as its base with its changes: numpy's own sum, as nothing here needs torch.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from actors.adapter_base import ADAPTER_CONFIG, ADAPTER_FILE, DOWN, PREFIX, UP, whole
 from policies.errors import StoreError
 from policies.score import FloatArray
 
@@ -21,12 +25,16 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor lies: ``start`` is in bytes from the beginning of ``file``, ``count`` in numbers."""
+    """Where a tensor lies: ``start`` is in bytes from the beginning of ``file``, ``count`` in numbers.
+
+    ``change``, if any, is what an adapter adds to it: the low-rank factors [out, r] and [r, in], and their scale.
+    """
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
     start: int
+    change: tuple[Tensor, Tensor, float] | None = None
 
     @property
     def count(self) -> int:
@@ -35,6 +43,10 @@ class Tensor:
 
     def read(self) -> FloatArray:
         """Its numbers, [count]."""
+        if self.change is not None:
+            up, down, scale = self.change
+            added = up.read().reshape(up.shape) @ down.read().reshape(down.shape)
+            return replace(self, change=None).read() + scale * added.ravel()
         if not self.count:
             return np.zeros(0)
         raw = np.memmap(self.file, _DTYPES[self.dtype], "r", self.start, (self.count,))
@@ -75,8 +87,31 @@ def relative(old: Tensor, new: Tensor) -> float:
 
 
 def tensors(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of floating-point numbers in the directory's safetensors files, by name."""
-    return {name: found for file in sorted(directory.glob("*.safetensors")) for name, found in _in_file(file)}
+    """Every tensor of floating-point numbers in the directory's safetensors files, by name.
+
+    Raises:
+        StoreError: a file cannot be read, or an adapter does not fit its base.
+    """
+    if whole(directory) == directory:
+        return {name: found for file in sorted(directory.glob("*.safetensors")) for name, found in _in_file(file)}
+    found = tensors(whole(directory))
+    for name, change in _changes(directory).items():
+        if name not in found or found[name].shape != (change[0].shape[0], change[1].shape[1]):
+            raise StoreError(f"{directory / ADAPTER_FILE}: {name} does not fit its base")
+        found[name] = replace(found[name], change=change)
+    return found
+
+
+def _changes(directory: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """What an adapter adds, by the name of its base's tensor (see ``actors.weights`` for the names)."""
+    parts = dict(_in_file(directory / ADAPTER_FILE))
+    try:
+        settings = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        scale = float(settings["lora_alpha"] / settings["r"])
+        names = [name.removesuffix(DOWN) for name in parts if name.endswith(DOWN)]
+        return {f"{n.removeprefix(PREFIX)}.weight": (parts[n + UP], parts[n + DOWN], scale) for n in names}
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as why:
+        raise StoreError(f"{directory}: not a readable adapter: {why!r}") from None
 
 
 def _in_file(file: Path) -> Iterator[tuple[str, Tensor]]:

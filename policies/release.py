@@ -20,7 +20,7 @@ What = Literal["started", "canary", "promoted", "personal", "rolled back"]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Something that was done to ``version`` at ``time_us`` (Unix), and why; ``site`` if only that one was concerned."""
+    """Something that was done to ``version`` at ``time_us`` (Unix), and why; ``site`` if at that one alone."""
 
     time_us: int
     what: What

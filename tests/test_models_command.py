@@ -18,6 +18,7 @@ import pytest
 from test_cli import netgpt, one_sentence
 from test_releases import OneSite
 
+from actors.adapter_base import write_base
 from actors.model_store import ModelStore, ModelVersion
 from orchestrator import control, run_file
 from orchestrator.config import default_config
@@ -52,7 +53,7 @@ def safetensors(path: Path, arrays: Arrays) -> None:
 def weights(scale: float) -> Arrays:
     head = np.full(4, scale, np.float32)
     return {
-        "same": ("F32", np.ones((2, 3), np.float32)),
+        "sa.weight": ("F32", np.ones((2, 3), np.float32)),
         "half": ("F16", np.full(5, scale, np.float16)),
         "brain": ("BF16", (head.view(np.uint32) >> 16).astype(np.uint16)),
         "ids": ("I64", np.arange(3)),
@@ -97,7 +98,7 @@ def test_the_list_shows_lineage_size_samples_gain_and_what_is_live(
     store: ModelStore, versions: list[ModelVersion], serving: Releases
 ) -> None:
     head, one, two, _ = listed(store)
-    assert head.split() == ["version", "state", "published", "size", "samples", "gain", "parent"]
+    assert head.split() == ["version", "state", "published", "size", "samples", "gain", "site", "parent"]
     assert one.split()[:2] == [versions[0].version, "live"]
     assert "312" in two and "+4.0 [+1.0, +7.0] points" in two and two.endswith(versions[0].version)
 
@@ -205,6 +206,45 @@ def test_a_damaged_or_unknown_version_is_never_promoted(
         assert why in one_sentence(netgpt("models", "promote", name, *config))
     assert serving.state.live == versions[0].version
     assert "has no parent" in one_sentence(netgpt("models", "rollback", *config))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, store: ModelStore, versions: list[ModelVersion]) -> ModelVersion:
+    """Of the first version, for the site south: it adds 2 x [[1], [0]] [1, 0, 0] to ``same``, which is all ones."""
+    source = tmp_path / "adapter"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    (source / "adapter_config.json").write_text(json.dumps({"r": 1, "lora_alpha": 2}))
+    factors = {"A": np.array([[1, 0, 0]], np.float32), "B": np.array([[1], [0]], np.float32)}
+    named = {f"base_model.model.sa.lora_{name}.weight": ("F32", array) for name, array in factors.items()}
+    safetensors(source / "adapter_model.safetensors", named)
+    write_base(source, versions[0].path)
+    return store.publish(source, parent=versions[0].version, meta={"site": "south"})
+
+
+def test_a_version_of_one_site_shows_its_site_and_its_base(
+    tmp_path: Path, store: ModelStore, versions: list[ModelVersion], adapter: ModelVersion, serving: Releases
+) -> None:
+    config = configured(tmp_path)
+    done = netgpt("models", "promote", adapter.version, *config)
+    assert f"{adapter.version} is live at south" in done.stdout, done
+    assert (serving.state.live, serving.state.of("south")) == (versions[0].version, adapter.version)
+    row = list(listed(store))[-1].split()
+    assert row[:2] == [adapter.version, "live"] and row[-2:] == ["south", versions[0].version]
+    text = "\n".join(shown(store, adapter.version))
+    for words in ("live at south", f"adapter of  {versions[0].version}", "site        south", " at south: netgpt"):
+        assert words in text
+    done = netgpt("models", "rollback", "--site", "south", *config)
+    assert f"{versions[0].version} is live again at south" in done.stdout
+    assert "has no version of its own" in one_sentence(netgpt("models", "rollback", "--site", "south", *config))
+
+
+def test_an_adapter_is_compared_as_its_base_with_its_changes(
+    store: ModelStore, versions: list[ModelVersion], adapter: ModelVersion
+) -> None:
+    lines = list(compared(store, versions[0].version, adapter.version))
+    assert "weights   2 of 3 tensors the same" in lines
+    assert f"weights   sa.weight: moved by {2 / 6**0.5:.2%} of its norm" in lines
 
 
 def test_concurrent_promotions_all_get_an_answer_and_the_last_one_is_live(
