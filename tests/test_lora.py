@@ -20,6 +20,7 @@ from actors.model_store import ModelStore, ModelVersion, verify
 from actors.trainer import Trainer, answer_logits, collate, load_model
 from actors.training import TrainConfig, TrainingJob, TrainingOutcome, run_job
 from actors.weights import read_shapes, read_tensors
+from orchestrator.config import BUNDLED
 from policies.errors import EngineError, StoreError
 
 LORA = replace(CONFIG, method="lora", lora_rank=4, lr=2e-2)
@@ -188,3 +189,23 @@ def damaged(source: Path, target: Path, how: str) -> Path:
         state[name][0, 0] = torch.nan
         save_file(state, file)
     return target
+
+
+def test_the_bundled_edge_model_learns_a_sites_own_words_from_a_few_labels(tmp_path: Path) -> None:
+    """Held-out requests: other slices, the same nicknames of places, which no model can know."""
+    places = {"home": "cell-7", "the barn": "cell-3", "downtown": "cell-5"}
+    asked = [(f"Move slice {n} to {said}.", call(meant)) for n in range(30, 46) for said, meant in places.items()]
+    labels, held_out = asked[:36], asked[36:]
+    job = TrainingJob(
+        base_dir=str(BUNDLED / "edge"),
+        work_dir=str(tmp_path),
+        labels=[ask(text, answer) for text, answer in labels],
+        trials=[ask(text) for text, _ in held_out],
+        config=TrainConfig(steps=60, variants=1, batch_size=12, lr=1e-2, method="lora", max_new_tokens=40),
+    )
+    outcome = run_job(job)
+    right = [
+        sum(draft is not None and draft.text == answer for draft, (_, answer) in zip(drafts, held_out, strict=True))
+        for drafts in (outcome.base, outcome.candidate)
+    ]
+    assert right[0] == 0 and right[1] >= 0.8 * len(held_out), right
