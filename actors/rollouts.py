@@ -38,7 +38,11 @@ from policies.errors import EngineError, NetGPTError
 if TYPE_CHECKING:
     from vllm import RequestOutput
 
-ROLLOUT_SETTINGS = LocalSettings(dtype="float32", kv_cache_bytes=256 * 2**20, max_num_seqs=256)
+# The answers to a prompt share its whole blocks in the cache and each read the rest again: with 32 tokens to a block,
+# the least its CPU kernels take, instead of 128, that is a fifth less work for prompts of 180 tokens.
+ROLLOUT_SETTINGS = LocalSettings(
+    dtype="float32", kv_cache_bytes=256 * 2**20, max_num_seqs=256, engine_args={"block_size": 32}
+)
 
 _SEED_BITS = 48  # seeds drawn for the prompts: vLLM adds the sample's number, and no two should ever meet
 
