@@ -8,6 +8,7 @@ draft that only exploration began counts as given up, as without exploration it 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,12 @@ class LogTail:
         self._root, self._after = root, dict(after or {})
 
     def read(self) -> pa.Table:
-        """Every record since the last call.
+        """Every record since the last call; a file that cannot be read is left out, lest it end all learning.
 
         Raises:
             LogError: the log cannot be read.
         """
-        table = read_log(self._root, self._after)
+        table = read_log(self._root, self._after, Counter())
         known = np.array([self._after.get(site, -1) for site in table["site"].to_pylist()], dtype=np.int64)
         table = table.filter(pa.array(table["seq"].to_numpy() > known))
         for site in pc.unique(table["site"]).to_pylist():

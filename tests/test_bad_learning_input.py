@@ -31,6 +31,7 @@ from actors.model_store import ModelStore
 from actors.offload_log import compact, read_log
 from actors.training import TrainingJob, TrainingOutcome, run_job
 from orchestrator.learner import Learner, RoundReport
+from orchestrator.watching import LogTail
 from policies.help_marker import HELP
 from policies.release import started
 from policies.types import Prices
@@ -130,6 +131,13 @@ def test_files_that_are_cut_off_or_garbage_are_counted_and_the_rest_is_learnt_fr
     report = plant.round()
     assert report.version, report.reason
     assert report.poisoned == {"torn end of a file": 1, "unreadable file": 2}
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_loop_from_seeing_the_others(tmp_path: Path) -> None:
+    write(tmp_path, good())
+    (site_dir(tmp_path, "a") / f"part-{900:020d}-{909:020d}.parquet").write_bytes(b"PAR1 and no more")
+    tail = LogTail(tmp_path)
+    assert (len(tail.read()), len(tail.read())) == (GOOD, 0)
 
 
 def test_a_record_that_was_written_twice_counts_once(plant: Plant) -> None:

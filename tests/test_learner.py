@@ -25,10 +25,11 @@ from orchestrator.config import default_config
 from orchestrator.learner import Learner, RoundReport
 from orchestrator.lessons import held_out, lessons
 from orchestrator.refit import refit
-from orchestrator.verdict import answered, scorer, trial
+from orchestrator.verdict import Answered, answered, scorer, trial
 from policies.calibration import Calibrator
 from policies.errors import EngineError
 from policies.gate import gains
+from policies.help_marker import HELP
 from policies.score import features
 
 TOOLS = json.dumps(
@@ -107,6 +108,7 @@ def test_the_share_of_the_gate_is_about_what_was_asked_for() -> None:
         ({"cloud": call("c")}, "answer fails the tools"),
         ({"cloud": "no call", "tool_choice": '"required"'}, "answer fails the tools"),
         ({"cloud": "x" * 9000}, "answer too long"),
+        ({"cloud": HELP}, "answer asks for help"),
         ({"cloud": call("b"), "propensity": 0.0}, "label without propensity"),
         ({"messages": "{"}, "question unreadable"),
         ({"messages": '"text"'}, "question unreadable"),
@@ -148,6 +150,17 @@ def test_records_that_could_never_have_had_a_label_are_not_on_trial() -> None:
     cut_off = accepted(1, propensity=0.0)
     failed = record(2, cloud=None, cloud_error="refused")
     assert len(lessons([cut_off, failed, accepted(3), record(4)], "v", 1 - 1e-9).trials) == 2
+
+
+@pytest.mark.parametrize("said", [HELP, f"I do not know. {HELP}", f"{call('b')} {HELP}"])
+def test_an_answer_that_asks_for_help_is_no_flaw_and_is_neither_served_nor_right_as_in_serving(said: str) -> None:
+    (case,) = lessons([record(1)], "v", 1 - 1e-9).trials
+    assert case.right(call("b")) and case.flaw(said) is None
+    assert not case.valid(said) and not case.right(said)
+    asks = Answered(case, Draft(call("b"), (-0.1,)), Draft(said, (-0.1,)), 0.5)
+    assert not asks.same and asks.right == 0.0
+    both = trial([asks, replace(asks, candidate=asks.base)], 0.1)
+    assert both.candidate.help.tolist() == [True, False] and both.candidate.valid.all()
 
 
 # ---- from answers to a verdict
