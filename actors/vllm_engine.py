@@ -31,6 +31,7 @@ from policies.errors import EngineError, NetGPTError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
+    from vllm.lora.request import LoRARequest
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,20 @@ MAX_PENDING = 256
 
 _WARM_UP = Prompt([{"role": "user", "content": "hi"}])
 _WARM_UP_SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """An adapter beside the weights (``side_by_side``): its version, a number of its own, and its directory.
+
+    ``request`` is vLLM's word for it once it is loaded, ``gap_s`` how long no step could run meanwhile.
+    """
+
+    version: str
+    number: int
+    path: Path
+    request: LoRARequest | None = None
+    gap_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -52,6 +67,7 @@ class _Request:
     sampling: Sampling
     answer: asyncio.Future[Generation]
     started: float
+    beside: Beside | None = None
 
 
 class VllmEngine:
@@ -95,14 +111,17 @@ class VllmEngine:
             await self.close()
             raise
 
-    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill."""
+    async def generate(self, prompt: Prompt, sampling: Sampling, beside: Beside | None = None) -> Generation:
+        """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill.
+
+        ``beside`` is the loaded adapter that answers instead of the weights alone, under its own version.
+        """
         started = time.perf_counter()
         ids = await self._renderer.render_aside(prompt, sampling.max_tokens)
         self._check_usable()
         if len(self._requests) >= MAX_PENDING:
             raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
-        request = _Request(str(next(self._keys)), ids, prompt, sampling, self._loop.create_future(), started)
+        request = _Request(str(next(self._keys)), ids, prompt, sampling, self._loop.create_future(), started, beside)
         self._requests[request.key] = request
         self._inbox.put(lambda: self._add(request))
         try:
@@ -122,6 +141,21 @@ class VllmEngine:
         moments = {"verified_s": verified - asked, "drained_s": drained - asked, "live_s": live - asked}
         logger.info("weights %s live after %.0f ms", version, 1e3 * moments["live_s"])
         return LoadReport(version, gap_s=live - drained, moments=moments)
+
+    async def load_beside(self, adapter: Beside) -> Beside:
+        """Load an adapter beside the weights between two steps; nothing else changes.
+
+        Raises:
+            EngineError: vLLM cannot take it.
+        """
+
+        def work() -> Beside:
+            began = time.perf_counter()
+            request = self._core.load_beside(adapter.version, adapter.number, adapter.path)
+            return replace(adapter, request=request, gap_s=time.perf_counter() - began)
+
+        loaded: Beside = await self._ask(work)
+        return loaded
 
     async def close(self) -> None:
         """See ``Engine``."""
@@ -190,7 +224,8 @@ class VllmEngine:
         if request.answer.cancelled():
             return
         try:
-            self._core.add(request.key, request.ids, _drawn(request.sampling), request.prompt.schema)
+            beside = request.beside.request if request.beside else None
+            self._core.add(request.key, request.ids, _drawn(request.sampling), request.prompt.schema, beside=beside)
         except NetGPTError as why:
             self._tell(_reject, request.answer, why)
 
@@ -199,7 +234,7 @@ class VllmEngine:
         return Generation(
             answers * (request.sampling.n // len(answers)),
             len(request.ids),
-            self.version,
+            request.beside.version if request.beside else self.version,
             time.perf_counter() - request.started,
             cached_tokens=output.num_cached_tokens or 0,
         )
