@@ -34,7 +34,7 @@ from orchestrator.tasks.generator import Split, tasks
 from policies.help_marker import HELP
 from policies.release import started
 
-REQUESTS = 160
+REQUESTS = 110
 WEIGHTS = "model.safetensors"
 QUICK = TrainConfig(steps=40, batch_size=8, lr=3e-3, anchor_weight=0.0, max_new_tokens=96, time_limit_s=1e6)
 ONE_CALL = '<tool_call>{"name":"get_cell_load","arguments":{"cell_id":"c17"}}</tool_call>'
@@ -51,13 +51,18 @@ class Plant:
         self.first = self.store.publish(MODELS / "edge")
         self.store.record(started(None, self.first.version, 1))
 
-    def round(self, sabotage: Sabotage, afterwards: Callable[[Path], object] = lambda _: None) -> RoundReport:
-        """A round whose training is ``sabotage``; ``afterwards`` comes between its evaluation and the gate."""
+    def round(
+        self, sabotage: Sabotage, afterwards: Callable[[Path], object] = lambda _: None, asked: int = REQUESTS
+    ) -> RoundReport:
+        """A round whose training is ``sabotage``; ``afterwards`` comes between its evaluation and the gate.
+
+        ``asked`` is how many held-out questions are answered; 1 saves time where no answer may matter.
+        """
 
         def train(job: TrainingJob, name: str) -> TrainingOutcome:
             candidate = Path(job.work_dir) / CANDIDATE
             sabotage(job, candidate)
-            outcome = evaluate(job, candidate)
+            outcome = evaluate(replace(job, trials=job.trials[:asked]), candidate)
             afterwards(candidate)
             return outcome
 
@@ -155,7 +160,7 @@ def test_a_stale_one_is_refused_for_what_went_live_meanwhile(plant: Plant) -> No
     second = plant.store.publish(MODELS / "edge", parent=plant.first.version)
     assert plant.store.release
     promoted = plant.store.release.promote(second.version, "by hand", 2)
-    report = plant.round(copied, lambda _: plant.store.record(promoted))
+    report = plant.round(copied, lambda _: plant.store.record(promoted), asked=1)
     words = f"stale: it comes from {plant.first.version}, and {second.version} is live"
     assert report.reason == f"the gate refused: {words}" and len(plant.store.names()) == 2
     assert plant.round(copied).reason == words  # not even trained
@@ -189,7 +194,7 @@ def removed(candidate: Path) -> None:
 def test_a_file_that_is_damaged_after_it_answered_is_refused(
     plant: Plant, damage: Callable[[Path], None], reasons: Sequence[str]
 ) -> None:
-    refused(plant, plant.round(copied, damage), *reasons)
+    refused(plant, plant.round(copied, damage, asked=1), *reasons)
 
 
 def rewritten(change: Callable[[torch.Tensor], torch.Tensor]) -> Sabotage:
@@ -205,7 +210,7 @@ def rewritten(change: Callable[[torch.Tensor], torch.Tensor]) -> Sabotage:
 
 
 def test_values_that_are_not_finite_are_refused_by_the_tensors_name(plant: Plant) -> None:
-    report = plant.round(rewritten(lambda tensor: tensor * torch.nan))
+    report = plant.round(rewritten(lambda tensor: tensor * torch.nan), asked=1)
     refused(plant, report, "corrupt: ", "norm.weight has values that are not finite")
 
 
