@@ -10,9 +10,9 @@ rewards moves nothing) and does not count them. *Answers per second* is the pace
 the geometric mean over the rounds, with a 95 % interval from their spread. The target is on the time of the clock; the
 processor's time, which other work on the machine disturbs less, is beside it.
 
-trl has no reference model (beta 0), no gradient checkpointing, no bfloat16, the fused AdamW and the forward pass that
-was fastest of those tried; ``--trl batching`` turns on transformers' continuous batching instead of its ``generate``.
-Its vLLM mode wants a GPU.
+trl has no reference model (beta 0), no gradient checkpointing, no bfloat16, the fused AdamW and one forward pass a
+batch; ``--trl batching`` turns on transformers' continuous batching instead of its ``generate``. Its vLLM mode does
+not run on CPU: the hand-over of the weights fails in vLLM ('Parameter' object has no attribute 'weight_loader').
 """
 
 from __future__ import annotations
