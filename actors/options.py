@@ -151,6 +151,9 @@ class LearnerOptions(Options):
     gate_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of the labelled records (by request hash) kept from training for the gate and the calibrator."""
 
+    gate_calls: int = Field(default=60, ge=0)
+    """Calls to the cloud that a round may make, where it cannot tell otherwise whether an answer is better; 0: none."""
+
     half_life: int | None = Field(default=None, ge=1)
     """Labelled records after which one counts half as much in training; null forgets nothing. For requests that change
     from month to month: where they do not, what is old teaches as much."""

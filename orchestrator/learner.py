@@ -3,7 +3,8 @@
 ``Learner.round`` blocks for as long as the job takes and never raises, whatever it meets (too few records, poisoned
 ones, files that cannot be read, a job that dies, a full disk, a gate that refuses): it reports the reason with the
 counts of what was skipped, and what was live stays live. Besides the answers, the gate looks at the candidate's files:
-they must load, be the ones that were judged, and come from what is still live. The learner sees only the log. How the
+they must load, be the ones that were judged, and come from what is still live. The learner sees only the log,
+besides the few questions it may ask the cloud (``second_opinion``). How the
 job runs is passed in: ``cluster.train_job.Workers.run``, or
 ``actors.training.run_job`` in this process. Not here: telling the sites (a ``Swap`` directive), scheduling rounds.
 """
@@ -31,6 +32,7 @@ from actors.training import TrainConfig, TrainingJob, TrainingOutcome
 from actors.weights import check_weights, read_shapes
 from orchestrator.lessons import Lessons, as_sample, lessons
 from orchestrator.screening import screen
+from orchestrator.second_opinion import Ask, second_opinions
 from orchestrator.verdict import Answered, answered, scorer, trial
 from orchestrator.versions import last_live
 from policies.errors import EngineError, LogError, NetGPTError
@@ -77,6 +79,7 @@ class Learner:
         train: how a job is run.
         refit: what sites need of a version besides its calibrator.
         site: whose records count, and for whom the version is; None for all sites.
+        ask: the cloud, for ``orchestrator.second_opinion``; None judges by the log alone.
     """
 
     def __init__(
@@ -88,8 +91,9 @@ class Learner:
         train: Train,
         refit: Refit,
         site: str | None = None,
+        ask: Ask | None = None,
     ) -> None:
-        self._log_dir, self._store, self._options, self._site = log_dir, store, options, site
+        self._log_dir, self._store, self._options, self._site, self._ask = log_dir, store, options, site, ask
         self.work_dir, self._train, self._refit = work_dir, train, refit
 
     def round(self, parent: ModelVersion | None = None) -> RoundReport:
@@ -145,7 +149,8 @@ class Learner:
         if why := self._unfit(parent, outcome):
             return _refused(known, GateResult(False, why))
         old = first_scorer(parent.path)
-        rows = answered(found.trials, outcome, old)
+        rows, calls = self._opinions(answered(found.trials, outcome, old))
+        known = replace(known, figures={**outcome.figures, "gate_calls": float(calls)})
         gate = judge(trial(rows, outcome.drift_nats), self._rules())
         if not gate.passed:
             return _refused(known, gate)
@@ -153,9 +158,14 @@ class Learner:
         known = replace(known, gate=gate, refits=self._refit(candidate, rows, records))
         if why := self._unfit(parent, outcome):  # again: fitting takes a while
             return _refused(known, replace(gate, passed=False, reason=why))
-        meta = {**self._lineage(records, found, gate, outcome), "refits": dict(known.refits)}
+        meta = {**self._lineage(records, found, gate, known.figures), "refits": dict(known.refits)}
         version = self._store.publish(candidate, "edge", parent.version, meta)
         return replace(known, reason=f"published {version.version}: {gate.reason}", version=version)
+
+    def _opinions(self, rows: list[Answered]) -> tuple[list[Answered], int]:
+        if self._ask is None or not self._options.gate_calls:
+            return rows, 0
+        return second_opinions(rows, self._ask, self._options.gate_calls, self._options.seed)
 
     def _unfit(self, parent: ModelVersion, outcome: TrainingOutcome) -> str | None:
         """Why the candidate may not be published whatever it answers."""
@@ -219,7 +229,7 @@ class Learner:
         return GateRules(confidence=o.confidence, drift_cap_nats=o.drift_cap, seed=o.seed)
 
     def _lineage(
-        self, records: Sequence[OffloadRecord], found: Lessons, gate: GateResult, outcome: TrainingOutcome
+        self, records: Sequence[OffloadRecord], found: Lessons, gate: GateResult, figures: Mapping[str, float]
     ) -> dict[str, Any]:
         seqs: dict[str, list[int]] = {}
         for record in records:
@@ -232,7 +242,7 @@ class Learner:
             "poisoned": dict(found.poisoned),
             "options": self._options.model_dump(mode="json"),
             "gate": {"reason": gate.reason, **gate.figures},
-            "training": dict(outcome.figures),
+            "training": dict(figures),
         }
 
 

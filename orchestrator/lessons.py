@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -123,6 +123,11 @@ def held_out(request_hash: str, share: float) -> bool:
 def as_sample(case: Case, answer: str = "", weight: float = 1.0, rejected: str = "") -> Sample:
     """The question of ``case`` with ``answer``."""
     return Sample(case.messages, case.tools, answer, weight, rejected)
+
+
+def labelled_case(case: Case, cloud: str) -> Case | None:
+    """``case`` with the cloud's answer, or None where nothing may be learnt from it."""
+    return None if _poison(case.record, cloud, case.request) else replace(case, cloud=parse(cloud))
 
 
 def _case(record: OffloadRecord, poisoned: Counter[str]) -> Case | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,22 +22,22 @@ from typing import Any
 
 import uvicorn
 
-from actors.build import build_cloud_leg, build_engine
+from actors.build import build_engine
 from actors.edge_node import EdgeNode, Observer
 from actors.engine import Engine, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings, RemoteSettings
 from actors.link_probe import LinkMonitor
 from actors.model_store import verify
 from actors.offload_log import OffloadLog
-from actors.options import CallOptions, EngineOptions
+from actors.options import EngineOptions
 from actors.remote_engine import RemoteEngine
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import SwapReport, Weights
 from cluster.telemetry.client import TelemetryClient
+from orchestrator.cloud_leg import api_key, cloud_leg
 from orchestrator.config import Config
 from orchestrator.http import SurfaceOptions, create_app
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, next_scorer, node_options, scorer
-from policies.breaker import BreakerPolicy
 from policies.control import LinkReport, Swap
 from policies.errors import BadConfig
 
@@ -182,9 +181,7 @@ class EdgeSite:
     def _cloud_leg(self) -> Engine | None:
         if self._cloud_url is None:
             return None
-        options = self._config.cloud
-        settings = _remote_settings(options.call, _api_key("cloud.api_key_env", options.api_key_env))
-        return build_cloud_leg(self._cloud_url, self._cloud_model, settings)
+        return cloud_leg(self._config, self._cloud_url, self._cloud_model)
 
     def _make_node(self, engine: Engine, cloud: Engine | None) -> EdgeNode:
         config = self._config
@@ -273,31 +270,11 @@ class _WithoutPrefill:
 async def _edge_engine(options: EngineOptions, weights: Weights) -> Engine:
     if options.kind == "openai":
         assert options.base_url is not None, "checked by the configuration"
-        settings = RemoteSettings(_api_key("site.engine.api_key_env", options.api_key_env), logprobs=True)
+        settings = RemoteSettings(api_key("site.engine.api_key_env", options.api_key_env), logprobs=True)
         return _WithoutPrefill(RemoteEngine(options.base_url, options.model, settings))
     cache = None if options.kv_cache_mb is None else options.kv_cache_mb << 20
     settings_here = LocalSettings(options.max_model_len, options.dtype, options.threads, cache)
     return await build_engine(options.kind, weights.path, weights.version, settings_here)
-
-
-def _remote_settings(call: CallOptions, api_key: str | None) -> RemoteSettings:
-    return RemoteSettings(
-        api_key=api_key,
-        connect_s=call.connect_timeout_s,
-        idle_s=call.timeout_s,
-        deadline_s=call.timeout_s,
-        attempts=call.attempts,
-        backoff_s=call.backoff_s,
-        breaker=BreakerPolicy(call.breaker_failures, call.breaker_open_s),
-    )
-
-
-def _api_key(key: str, variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    if not (value := os.environ.get(variable)):
-        raise BadConfig(f"{key}: the environment variable {variable} is not set. Fix: export it, or set {key} to null")
-    return value
 
 
 def _listener(host: str, port: int) -> socket.socket:

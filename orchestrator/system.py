@@ -23,6 +23,7 @@ from cluster import cloud_app, placement, session, train_job
 from cluster.link_emulator import LinkSpec
 from cluster.metrics import AnswerMetrics
 from cluster.services import LinkService, RouterService
+from orchestrator.cloud_leg import cloud_leg
 from orchestrator.config import Config, resolve_model
 from orchestrator.fleet import SiteFleet
 from orchestrator.learner import Learner, RoundReport
@@ -31,6 +32,7 @@ from orchestrator.personal import PersonalEdges, personal_options
 from orchestrator.refit import refit
 from orchestrator.releases import Releases
 from orchestrator.rules import default_snapshot
+from orchestrator.second_opinion import asking
 from orchestrator.site import EdgeSite
 from orchestrator.versions import first_version
 from policies.errors import NetGPTError
@@ -169,6 +171,7 @@ class System:
             self._workers.run,
             partial(refit, self.config),
             site,
+            asking(lambda: cloud_leg(self.config, self.urls.cloud, self._cloud_model)),
         )
 
     @property
@@ -219,7 +222,7 @@ class System:
             self._releases,
             self.learn,
             lambda: bool(edge.call("gauges")["drift_alarm"]),
-            self._personal.watch if self._personal else lambda: None,
+            watch=self._personal.watch if self._personal else lambda: None,
         )
         self._loop = Loop(self.config.learner, parts)
         with ticking(self._loop):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from actors.chat import question
+from actors.engine import Prompt
 from actors.scorer import Scorer
 from benchmarks.learning.site import Site
 from orchestrator.bundled.evaluate import Answered
@@ -66,7 +67,7 @@ class Seen:
 async def look(site: Site, tasks: Sequence[Task]) -> Seen:
     """The live version of ``site`` on ``tasks``."""
     answered = await site.drafts(tasks)
-    cloud = await site.cloud_texts(tasks)
+    cloud = await site.cloud_texts([Prompt(task.messages, task.tools) for task in tasks])
     return Seen(
         np.array([_score(site.scorer(), one) for one in answered]),
         np.array([one.correct for one in answered]),

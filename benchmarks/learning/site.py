@@ -31,6 +31,7 @@ from orchestrator.config import Config, default_config
 from orchestrator.learner import Learner, RoundReport
 from orchestrator.loop import trigger_rules
 from orchestrator.rules import default_snapshot, limits, node_options
+from orchestrator.second_opinion import Ask
 from orchestrator.tasks.generator import Task
 from orchestrator.verdict import Answered as AnsweredTwice
 from orchestrator.versions import first_version
@@ -92,6 +93,7 @@ class Site:
         self.published: list[Published] = []
         self.requests = 0
         self.threshold = self._next_threshold = THRESHOLD
+        self._asked = 0
         self._now_s = 0.0
         self._triggers = Triggers(trigger_rules(self.config.learner), self._now_s)
         self._tail = LogTail(self.config.log_dir)
@@ -105,7 +107,8 @@ class Site:
         self._first_scorer = first_scorer(first.path)
         self._log = OffloadLog(self.config.log_dir, "site", sync=False)
         self._learner = Learner(
-            self.config.log_dir, self.store, self.config.learner, self.config.work_dir, self._train, self._refit
+            self.config.log_dir, self.store, self.config.learner, self.config.work_dir, self._train, self._refit,
+            ask=self._asking(asyncio.get_running_loop()),
         )  # fmt: skip
         self.node = EdgeNode(
             engine=self._engine,
@@ -141,16 +144,15 @@ class Site:
         """What the live weights answer, without a grammar."""
         return await answer(self._engine, tasks)
 
-    async def cloud_texts(self, tasks: Sequence[Task]) -> list[str]:
+    async def cloud_texts(self, prompts: Sequence[Prompt]) -> list[str]:
         """What the cloud answers."""
         room = asyncio.Semaphore(AT_ONCE)
 
-        async def one(task: Task) -> str:
+        async def one(prompt: Prompt) -> str:
             async with room:
-                made = await self.cloud.generate(Prompt(task.messages, task.tools), Sampling(max_tokens=160))
-            return made.completions[0].text
+                return (await self.cloud.generate(prompt, Sampling(max_tokens=160))).completions[0].text
 
-        return list(await asyncio.gather(*map(one, tasks)))
+        return list(await asyncio.gather(*map(one, prompts)))
 
     async def strict(self, tasks: Sequence[Task]) -> list[str]:
         """What the live weights answer under the grammar of the tools."""
@@ -170,8 +172,8 @@ class Site:
 
     @property
     def calls(self) -> int:
-        """Requests that the cloud has answered, audits included."""
-        return self.node.counts.requests[Route.CLOUD] + self.node.counts.audits
+        """Calls to the cloud so far: offloads, audits, and what rounds asked."""
+        return self.node.counts.requests[Route.CLOUD] + self.node.counts.audits + self._asked
 
     async def _serve(self, tasks: Sequence[Task]) -> None:
         room = asyncio.Semaphore(AT_ONCE)
@@ -197,6 +199,14 @@ class Site:
             self.node.rules.renew()
             self.published.append(Published(report.version.version, self.requests, self.calls, report))
         self._triggers = self._triggers.done(report.version is not None, self._now_s)
+
+    def _asking(self, loop: asyncio.AbstractEventLoop) -> Ask:
+        def ask(requests: Sequence[ChatRequest]) -> list[str]:  # from the round's thread
+            self._asked += len(requests)
+            prompts = [request.cloud_prompt for request in requests]
+            return asyncio.run_coroutine_threadsafe(self.cloud_texts(prompts), loop).result()
+
+        return ask
 
     def _train(self, job: TrainingJob, _name: str) -> TrainingOutcome:
         return run_job(replace(job, config=replace(job.config, **self.variant.training)))
