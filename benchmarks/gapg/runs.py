@@ -65,7 +65,7 @@ class Spec:
     seed: int
     alpha_c: float = 0.3
     steps: int = 50
-    lr: float = 1e-3
+    lr: float = 2e-4
     pool: int = 3000
     test: int = 1000
     watch: int = 300
@@ -129,7 +129,9 @@ class Runner:
         method, began = METHODS[spec.method], time.perf_counter()
         pool = list(itertools.islice(puzzles(_POOL + spec.seed, Split.TRAIN, LEVELS), spec.pool))
         test, prompts = exam_puzzles(spec), self._examiner.prompts(pool, method.may_ask)
-        judge = CollaborativeJudge(pool, is_solved, ask_cloud, Hierarchy(alpha_c=spec.alpha_c))
+        # A help request without permission earns nothing: else the task-tuned model would learn to make it.
+        hierarchy = Hierarchy(alpha_c=spec.alpha_c if method.may_ask else 0.0)
+        judge = CollaborativeJudge(pool, is_solved, ask_cloud, hierarchy)
         taken: list[dict[str, float]] = []
         curve: list[dict[str, float]] = []
         with tempfile.TemporaryDirectory() as scratch:
