@@ -43,8 +43,8 @@ class Parts:
         releases: what moves versions.
         learn: one round from what is live; blocks, reports what it can meet.
         drift: whether an alarm stands.
-        watch: looks after what runs at single sites.
         clock: Unix time in seconds.
+        watch: looks after what runs at single sites.
     """
 
     store: ModelStore
@@ -52,8 +52,8 @@ class Parts:
     releases: Releases
     learn: Callable[[], RoundReport]
     drift: Callable[[], bool]
-    watch: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.time
+    watch: Callable[[], None] = lambda: None
 
 
 class Loop:

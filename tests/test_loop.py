@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,28 @@ def test_a_restart_in_the_middle_of_a_canary_keeps_its_evidence(plant: Plant) ->
     plant.serve(40, wrong=0.1)
     plant.turn()
     assert plant.releases.state.live == version.version
+
+
+def test_a_round_that_gave_sites_their_own_versions_was_worth_it_and_those_are_watched(plant: Plant) -> None:
+    plant.learn = lambda: RoundReport("the gate refused: no gain", given=["north"])
+    plant.serve(400)
+    plant.turn(2 * MINUTE_S)
+    plant.turn()
+    assert plant.releases.state.canary is None
+    assert plant.loop.gauges()["learner_failures"] == 0.0
+    looked: list[int] = []
+    parts = replace(plant.loop._parts, watch=lambda: looked.append(1))
+    Loop(OPTIONS, parts).tick()
+    assert looked == [1]
+
+
+def test_a_restart_counts_labels_that_a_sites_own_round_has_seen_as_well(plant: Plant) -> None:
+    plant.serve(100)
+    own = publish(plant.store, plant.first, log={"north": [0, 99]}, site="north")
+    publish(plant.store, own, log={"south": [0, 50]}, site="south")
+    plant.restart()
+    plant.turn()
+    assert plant.loop.gauges()["learner_labels"] == 0.0
 
 
 def test_a_restart_counts_only_labels_that_no_round_has_seen(plant: Plant) -> None:
