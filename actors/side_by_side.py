@@ -65,7 +65,7 @@ class SideBySide:
         """
         if await asyncio.to_thread(self._is_base, path):
             return None
-        return await self.engine.load_beside(Beside(version, next(self._numbers), path))
+        return await self.engine.load_beside(path, version, next(self._numbers))
 
     async def close_one(self) -> None:
         """A site has ended; the last one ends the engine."""

@@ -45,16 +45,14 @@ _WARM_UP_SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """An adapter beside the weights (``side_by_side``): its version, a number of its own, and its directory.
+    """An adapter beside the weights (``side_by_side``): its version, and what vLLM calls it.
 
-    ``request`` is vLLM's word for it once it is loaded, ``gap_s`` how long no step could run meanwhile.
+    ``gap_s`` is how long no step could run while it was loaded.
     """
 
     version: str
-    number: int
-    path: Path
-    request: LoRARequest | None = None
-    gap_s: float = 0.0
+    request: LoRARequest
+    gap_s: float
 
 
 @dataclass(slots=True)
@@ -142,8 +140,11 @@ class VllmEngine:
         logger.info("weights %s live after %.0f ms", version, 1e3 * moments["live_s"])
         return LoadReport(version, gap_s=live - drained, moments=moments)
 
-    async def load_beside(self, adapter: Beside) -> Beside:
+    async def load_beside(self, path: Path, version: str, number: int) -> Beside:
         """Load an adapter beside the weights between two steps; nothing else changes.
+
+        Args:
+            number: from 1, of this adapter alone.
 
         Raises:
             EngineError: vLLM cannot take it.
@@ -151,8 +152,8 @@ class VllmEngine:
 
         def work() -> Beside:
             began = time.perf_counter()
-            request = self._core.load_beside(adapter.version, adapter.number, adapter.path)
-            return replace(adapter, request=request, gap_s=time.perf_counter() - began)
+            request = self._core.load_beside(version, number, path)
+            return Beside(version, request, time.perf_counter() - began)
 
         loaded: Beside = await self._ask(work)
         return loaded

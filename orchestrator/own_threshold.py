@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.adapter_base import BASE_FILE
 from actors.model_store import MANIFEST, digest_of
 from actors.scorers import scorer_file
 from policies.errors import BadConfig
@@ -31,7 +32,8 @@ def scores_id(files: Mapping[str, str], scorer: str) -> str:
         scorer: the configured one; log-probabilities score where the version has no file of it.
     """
     running = scorer if scorer_file(Path(), scorer).name in files else "logprob"
-    others = {name: digest for name, digest in files.items() if name != THRESHOLD_FILE and not name.startswith(".")}
+    apart = (THRESHOLD_FILE, BASE_FILE)  # the latter says where an adapter's base is, which publishing changes
+    others = {name: digest for name, digest in files.items() if name not in apart and not name.startswith(".")}
     return f"{running}-{digest_of(others)[:16]}"
 
 

@@ -13,17 +13,18 @@ from safetensors.torch import load_file, save_file
 from test_trainer import CONFIG, LABELS, ask, call
 from tiny_model import tiny_model_dir
 
-from actors.adapter_base import ADAPTER_FILE, base_of, write_base
+from actors.adapter_base import ADAPTER_FILE, BASE_FILE, base_of, write_base
 from actors.build import build_engine
 from actors.lora import LORA_ABOVE, trained, uses_lora
-from actors.model_store import ModelStore, ModelVersion, verify
+from actors.model_store import ModelStore, ModelVersion, digests, verify
 from actors.trainer import Trainer, answer_logits, collate, load_model
 from actors.training import TrainConfig, TrainingJob, TrainingOutcome, run_job
 from actors.weights import read_shapes, read_tensors
 from orchestrator.config import BUNDLED
+from orchestrator.own_threshold import scores_id
 from policies.errors import EngineError, StoreError
 
-LORA = replace(CONFIG, method="lora", lora_rank=4, lr=2e-2)
+LORA = replace(CONFIG, method="lora", lora_rank=4, lr=2e-2, time_limit_s=900.0)  # whatever else the machine does
 ANCHORS = [ask("hello", "to from with")]
 
 
@@ -108,6 +109,14 @@ def test_an_adapter_is_published_beside_its_base_and_is_small(base: ModelVersion
     assert read_shapes(adapter.path) == read_shapes(base.path)
     sizes = [sum(file.stat().st_size for file in v.path.glob("*.safetensors")) for v in (base, adapter)]
     assert sizes[1] < sizes[0] / 2  # a rank of 4 is not small beside 64 columns
+
+
+def test_what_was_fitted_to_a_candidates_scores_fits_the_published_version(
+    outcome: TrainingOutcome, adapter: ModelVersion
+) -> None:
+    candidate = digests(Path(outcome.candidate_dir))
+    assert candidate[BASE_FILE] != adapter.files[BASE_FILE]  # its base lies elsewhere by now
+    assert scores_id(candidate, "logprob") == scores_id(adapter.files, "logprob")
 
 
 def test_a_round_from_an_adapter_goes_on_with_it_over_the_same_base(
@@ -201,7 +210,9 @@ def test_the_bundled_edge_model_learns_a_sites_own_words_from_a_few_labels(tmp_p
         work_dir=str(tmp_path),
         labels=[ask(text, answer) for text, answer in labels],
         trials=[ask(text) for text, _ in held_out],
-        config=TrainConfig(steps=60, variants=1, batch_size=12, lr=1e-2, method="lora", max_new_tokens=40),
+        config=TrainConfig(
+            steps=60, variants=1, batch_size=12, lr=1e-2, method="lora", max_new_tokens=40, time_limit_s=900.0
+        ),
     )
     outcome = run_job(job)
     right = [
