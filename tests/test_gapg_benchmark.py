@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks.gapg.capped import CAP, RATIOS, accuracy, allowed, first_come, i
 from benchmarks.gapg.cloud import WRONG, ask_cloud, cloud_right
 from benchmarks.gapg.form import LARGEST, build_tokenizer, is_simple, steps
 from benchmarks.gapg.report import KEEP, kept_reading
+from benchmarks.gapg.runs import METHODS, Spec
 from benchmarks.gapg.systems import System, by_itself
 from orchestrator.tasks.countdown import SHORT, Puzzle, is_formatted, is_solved, messages, puzzles
 from orchestrator.tasks.generator import Split
@@ -155,3 +157,12 @@ def test_answers_and_a_written_reading_survive_a_new_page() -> None:
         assert (getattr(again, name) == getattr(answers, name)).all()
     assert kept_reading(f"# Title\n\ntable\n\n{KEEP}\n\nIt is so.\n") == f"{KEEP}\n\nIt is so.\n"
     assert kept_reading("# Title\n") == ""
+
+
+def test_only_a_model_that_may_ask_is_rewarded_for_it_and_every_run_has_its_own_file(tmp_path: Path) -> None:
+    assert {name: Spec(name, 0).hierarchy.alpha_c > 0 for name in METHODS} == {
+        name: name != "task" for name in ("task", "dr_grpo", "grpo", "gapg")
+    }
+    specs = [Spec(name, seed, alpha_c=alpha) for name in METHODS for seed in (0, 1) for alpha in (0.2, 0.3)]
+    assert len({spec.file(tmp_path / "base", tmp_path) for spec in specs}) == len(specs)
+    assert Spec("gapg", 0).file(tmp_path / "other", tmp_path) != Spec("gapg", 0).file(tmp_path / "base", tmp_path)

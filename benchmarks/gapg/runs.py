@@ -72,6 +72,11 @@ class Spec:
     exams: int = 5
     judged_on: Split = Split.TEST
 
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """Asking without permission earns nothing: else the task-tuned model would learn to do it."""
+        return Hierarchy(alpha_c=self.alpha_c if METHODS[self.method].may_ask else 0.0)
+
     def file(self, base: Path, var: Path) -> Path:
         """Where the result lies: another spec or another base is another file."""
         digest = hashlib.blake2s(f"{base.name} {asdict(self)}".encode()).hexdigest()[:8]
@@ -129,9 +134,7 @@ class Runner:
         method, began = METHODS[spec.method], time.perf_counter()
         pool = list(itertools.islice(puzzles(_POOL + spec.seed, Split.TRAIN, LEVELS), spec.pool))
         test, prompts = exam_puzzles(spec), self._examiner.prompts(pool, method.may_ask)
-        # A help request without permission earns nothing: else the task-tuned model would learn to make it.
-        hierarchy = Hierarchy(alpha_c=spec.alpha_c if method.may_ask else 0.0)
-        judge = CollaborativeJudge(pool, is_solved, ask_cloud, hierarchy)
+        judge = CollaborativeJudge(pool, is_solved, ask_cloud, spec.hierarchy)
         taken: list[dict[str, float]] = []
         curve: list[dict[str, float]] = []
         with tempfile.TemporaryDirectory() as scratch:
