@@ -177,7 +177,7 @@ class LearnerOptions(Options):
     """Weight of the KL term that holds the candidate near the model it started from."""
 
     method: Literal["auto", "full", "lora"] = "auto"
-    """What a round trains: full (all weights), lora (an adapter of all linear layers, a hundredth of the weights), or
+    """What a round trains: full (all weights), lora (an adapter of all linear layers, some percent of the weights), or
     auto: lora above 100 million parameters. An adapter wants a higher learner.lr, and supervised steps alone."""
 
     lora_rank: int = Field(default=8, ge=1, le=256)
