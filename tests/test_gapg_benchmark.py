@@ -9,7 +9,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.gapg.answers import MAX_NEW_TOKENS, Answers
@@ -95,6 +95,7 @@ def test_the_cloud_fails_on_a_fixed_share_whatever_the_order_of_the_numbers() ->
     assert (cloud_right(turned) == right).all()
 
 
+@settings(deadline=None)
 @given(exams, st.floats(0, 1))
 def test_a_cap_is_never_exceeded_and_serves_the_first_that_ask(
     exam: tuple[np.ndarray, ...],
@@ -112,6 +113,7 @@ def test_a_cap_is_never_exceeded_and_serves_the_first_that_ask(
     assert more.sum() == allowed(len(asked), ratio) or asked[~more].all()
 
 
+@settings(deadline=None)
 @given(exams)
 def test_a_curve_runs_from_the_device_alone_to_the_cloud(exam: tuple[np.ndarray, ...]) -> None:
     asked, solved, cloud = exam
@@ -136,6 +138,7 @@ def test_what_is_kept_counts_refused_requests_as_wrong() -> None:
     assert allowed(1000, 0.3) == 300
 
 
+@settings(deadline=None)  # the first call imports scipy
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=6), st.floats(-1, 1))
 def test_an_interval_moves_with_its_values_and_holds_their_mean(values: list[float], shift: float) -> None:
     mean, low, high = interval(values)
