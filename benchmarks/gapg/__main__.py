@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,23 +21,35 @@ from benchmarks.gapg.systems import System, by_itself, systems
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: the base, the seeds of all methods, those of the sweep, and what every run is."""
+    """How much is measured: the base, the seeds of all methods, those of the sweep, every run, and the longer ones."""
 
     plan: base.Plan
     seeds: Sequence[int]
     alphas: Sequence[float]
     swept: Sequence[int]
     spec: Spec
+    longer: int
 
 
-FULL = Size(base.Plan(), (0, 1, 2), (0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0), (0,), Spec("gapg", 0))
+FULL = Size(base.Plan(), (0, 1, 2), (0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0), (0,), Spec("gapg", 0), 200)
 QUICK = Size(
     base.Plan(hidden=32, layers=2, lessons=2000, steps=60, batch=32),
     (0,),
     (0.0, 1.0),
     (0,),
     Spec("gapg", 0, steps=4, pool=200, test=60, watch=30, exams=2),
+    8,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything that was run: the base's exam, every method by seed, GAPG by alpha_c, and the longer runs."""
+
+    start: System
+    results: Sequence[Mapping[str, Result]]
+    swept: Mapping[float, Sequence[System]]
+    longer: Mapping[str, Result]
 
 
 def main() -> int:
@@ -52,13 +64,19 @@ def main() -> int:
     directory = base.base_model(size.plan, options.var)
     sampler = Rollouts(directory, "base", replace(ROLLOUT_SETTINGS, threads=1))
     try:
-        start = _exam_of_base(directory, sampler, size.spec)
-        runner = Runner(directory, options.var, sampler)
-        results = [_runs(runner, replace(size.spec, seed=seed)) for seed in size.seeds]
-        swept = {alpha: _swept(runner, size, alpha) for alpha in size.alphas}
+        return _publish(options, size, measure(size, directory, options.var, sampler))
     finally:
         sampler.close()
-    return _publish(options, size, start, results, swept)
+
+
+def measure(size: Size, directory: Path, var: Path, sampler: Rollouts) -> Measured:
+    """Run what is not there yet, the seeds first."""
+    start = _exam_of_base(directory, sampler, size.spec)
+    runner = Runner(directory, var, sampler)
+    results = [_runs(runner, replace(size.spec, seed=seed), METHODS) for seed in size.seeds]
+    swept = {alpha: _swept(runner, size, alpha) for alpha in size.alphas}
+    longer = _runs(runner, replace(size.spec, seed=size.seeds[0], steps=size.longer), ("task", "gapg"))
+    return Measured(start, results, swept, longer)
 
 
 def _exam_of_base(directory: Path, sampler: Rollouts, spec: Spec) -> System:
@@ -67,8 +85,8 @@ def _exam_of_base(directory: Path, sampler: Rollouts, spec: Spec) -> System:
     return by_itself(Examiner(directory, sampler).exam(test, may_ask=False), cloud_right(test))
 
 
-def _runs(runner: Runner, spec: Spec) -> dict[str, Result]:
-    return {method: runner.result(replace(spec, method=method)) for method in METHODS}
+def _runs(runner: Runner, spec: Spec, methods: Iterable[str]) -> dict[str, Result]:
+    return {method: runner.result(replace(spec, method=method)) for method in methods}
 
 
 def _swept(runner: Runner, size: Size, alpha: float) -> list[System]:
@@ -77,28 +95,21 @@ def _swept(runner: Runner, size: Size, alpha: float) -> list[System]:
     return [by_itself(runner.result(spec).answers, cloud_right(exam_puzzles(spec))) for spec in specs]
 
 
-def _publish(
-    options: argparse.Namespace,
-    size: Size,
-    start: System,
-    results: Sequence[Mapping[str, Result]],
-    swept: Mapping[float, Sequence[System]],
-) -> int:
+def _publish(options: argparse.Namespace, size: Size, found: Measured) -> int:
     """Table and files; what a person wrote under the heading of the reading stays."""
-    exams = [cloud_right(exam_puzzles(replace(size.spec, seed=seed))) for seed in size.seeds]
-    seeds = [systems(found, cloud, seed) for found, cloud, seed in zip(results, exams, size.seeds, strict=True)]
+    exams = [exam_puzzles(replace(size.spec, seed=seed)) for seed in size.seeds]
+    clouds = [cloud_right(exam) for exam in exams]
+    seeds = [systems(*each) for each in zip(found.results, clouds, size.seeds, strict=True)]
     written = options.out.with_suffix(".md") if options.out else None
     reading = report.kept_reading(written.read_text(encoding="utf-8")) if written and written.exists() else ""
     told = {"run": asdict(size.spec), "base": asdict(size.plan), "seeds": list(size.seeds), "swept": list(size.swept)}
-    status = publish("GAPG on Countdown", report.figures(seeds, start), options, told)
+    status = publish("GAPG on Countdown", report.figures(seeds, found.start), options, told)
     if written:
-        curves = plots.draw(options.out.with_suffix(""), seeds, swept, results)
+        curves = plots.draw(options.out.with_suffix(""), seeds, found.swept, found.results)
+        page = report.page(seeds, found.swept, found.results, exams, found.start, size.spec)
+        longer = report.longer(systems(found.longer, clouds[0], size.seeds[0]), found.longer)
         with written.open("a", encoding="utf-8") as lines:
-            lines.write(
-                "\n"
-                + "\n".join([report.page(seeds, swept, results, start, size.spec), curves, reading]).rstrip()
-                + "\n"
-            )
+            lines.write("\n" + "\n".join([page, longer, curves, reading]).rstrip() + "\n")
     return status
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from benchmarks.figures import Figure, at_least
 from benchmarks.gapg.base import ASKS, GO_ON, LEVELS, MOST_ATTEMPTS, RIGHT
 from benchmarks.gapg.capped import CAP, interval
@@ -13,7 +15,7 @@ from benchmarks.gapg.cloud import WRONG
 from benchmarks.gapg.form import LARGEST
 from benchmarks.gapg.runs import Result, Spec
 from benchmarks.gapg.systems import ABOUT, AWARE, BASELINES, COLLAB, GAPG, GRPO, System, overall
-from orchestrator.tasks.countdown import Level
+from orchestrator.tasks.countdown import Level, Puzzle
 
 Seeds = Sequence[Mapping[str, System]]
 _SECOND = {"forced": "an answer in place of the request", "retried": "asked again without the permission to ask"}
@@ -58,11 +60,19 @@ def page(
     seeds: Seeds,
     sweep: Mapping[float, Sequence[System]],
     results: Sequence[Mapping[str, Result]],
+    exams: Sequence[Sequence[Puzzle]],
     base: System,
     spec: Spec,
 ) -> str:
-    """The sections behind the list of figures, as Markdown."""
-    parts = [_method(base, spec), _table(seeds), _second(seeds), _training(results), _swept(sweep)]
+    """The sections behind the list of figures, as Markdown; ``exams`` are the puzzles of each seed."""
+    parts = [
+        _method(base, spec),
+        _table(seeds),
+        _by_level(results, exams),
+        _second(seeds),
+        _training(results),
+        _swept(sweep),
+    ]
     return "\n".join("\n".join(part) + "\n" for part in parts)
 
 
@@ -86,6 +96,11 @@ def _level(level: Level) -> str:
     return f"{level.numbers} numbers up to {level.highest}, targets up to {level.limit}"
 
 
+def longer(systems: Mapping[str, System], results: Mapping[str, Result]) -> str:
+    """One seed's runs with more steps, as Markdown."""
+    return "\n".join(_longer(systems, results)) + "\n"
+
+
 def kept_reading(text: str) -> str:
     """What a person wrote on an earlier page: from ``KEEP`` to its end, or nothing."""
     _, found, reading = text.partition(KEEP)
@@ -104,6 +119,41 @@ def _table(seeds: Seeds) -> Iterator[str]:
         yield f"| {name} | {' | '.join(map(_percent, columns))} | {about} |"
     cloud = [float(next(iter(systems.values())).cloud.mean()) for systems in seeds]
     yield f"| the cloud alone | {_percent(cloud)} | | | 100 | | the exact solver, made to fail on 5 % of puzzles |"
+
+
+def _by_level(results: Sequence[Mapping[str, Result]], exams: Sequence[Sequence[Puzzle]]) -> Iterator[str]:
+    yield "## By kind of puzzle\n"
+    yield "Solved alone | asks for help, in per cent, without a cap.\n"
+    yield f"| run | {' | '.join(map(_level, LEVELS))} |"
+    yield f"|---|{'---:|' * len(LEVELS)}"
+    for method in results[0]:
+        cells = []
+        for level in LEVELS:
+            here = [np.array([puzzle.level == level for puzzle in exam]) for exam in exams]
+            found = [run[method].answers for run in results]
+            right, asked = (
+                100 * _mean([getattr(answers, field)[of].mean() for answers, of in zip(found, here, strict=True)])
+                for field in ("right", "asked")
+            )
+            cells.append(f"{right:.1f} \\| {asked:.1f}")
+        yield f"| {method} | {' | '.join(cells)} |"
+
+
+def _longer(systems: Mapping[str, System], results: Mapping[str, Result]) -> Iterator[str]:
+    spec = next(iter(results.values())).spec
+    yield f"## {spec['steps']} steps, seed {spec['seed']} only\n"
+    yield "| system | overall at the cap | of what it keeps | alone, of all | asks without a cap |"
+    yield "|---|---:|---:|---:|---:|"
+    for name, system in systems.items():
+        point = system.at()
+        values = (point.overall, point.conditional, point.local, system.own)
+        yield f"| {name} | {' | '.join(f'{100 * value:.1f}' for value in values)} |"
+    yield "\nOn the way, on the short exams:\n"
+    yield f"| step | {' | '.join(f'{method}: at the cap | {method}: asks' for method in results)} |"
+    yield f"|---:|{'---:|---:|' * len(results)}"
+    for points in zip(*(found.curve for found in results.values()), strict=True):
+        cells = [f"{100 * point['capped']:.1f} | {100 * point['asked']:.1f}" for point in points]
+        yield f"| {points[0]['step']:g} | {' | '.join(cells)} |"
 
 
 def _second(seeds: Seeds) -> Iterator[str]:

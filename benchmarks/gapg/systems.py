@@ -54,21 +54,23 @@ class System:
 
 
 def systems(results: Mapping[str, Result], cloud: BoolArray, seed: int) -> dict[str, System]:
-    """Every system of one seed, from its four runs."""
-    task, gapg = results["task"].answers, results["gapg"].answers
-    nobody = np.zeros(len(cloud), dtype=bool)
-    random = np.random.default_rng(seed).random(len(cloud))
-    solves = np.array(results["task"].solves)
-    return {
-        TASK: System(task, cloud, lambda _: nobody),
-        NAIVE: System(task, cloud, partial(lowest, random)),
-        ROUTER: System(task, cloud, partial(lowest, solves)),
-        AWARE: System(task, cloud, partial(lowest, task.confidence)),
-        COLLAB: by_itself(results["dr_grpo"].answers, cloud),
-        GRPO: by_itself(results["grpo"].answers, cloud),
-        GAPG: by_itself(gapg, cloud),
-        BOTH: System(gapg, cloud, partial(topped_up, gapg.asked, gapg.confidence)),
+    """Every system of one seed for which there is a run."""
+    found = _on_task(results["task"], cloud, seed)
+    asking = {COLLAB: "dr_grpo", GRPO: "grpo", GAPG: "gapg"}
+    found |= {name: by_itself(results[run].answers, cloud) for name, run in asking.items() if run in results}
+    gapg = results["gapg"].answers
+    return found | {BOTH: System(gapg, cloud, partial(topped_up, gapg.asked, gapg.confidence))}
+
+
+def _on_task(task: Result, cloud: BoolArray, seed: int) -> dict[str, System]:
+    """The task-tuned model, and who may send its requests."""
+    scores = {
+        NAIVE: np.random.default_rng(seed).random(len(cloud)),
+        ROUTER: np.array(task.solves),
+        AWARE: task.answers.confidence,
     }
+    alone = System(task.answers, cloud, lambda _: np.zeros(len(cloud), dtype=bool))
+    return {TASK: alone} | {name: System(task.answers, cloud, partial(lowest, score)) for name, score in scores.items()}
 
 
 def by_itself(answers: Answers, cloud: BoolArray) -> System:
