@@ -85,3 +85,42 @@ def test_the_first_variant_is_the_sample_and_the_same_seed_gives_the_same() -> N
     given = sample("give s-204 12 cores", {"id": "s-204", "cpu": 12})
     assert variants([given], 1, 3) == [given]
     assert variants([given], 9, 3) == variants([given], 9, 3)
+
+
+STOP = {"type": "function", "function": {"name": "stop", "parameters": {"properties": {"how": {"enum": ["now"]}}}}}
+
+
+def asked(text: str, *calls: ToolCall) -> Sample:
+    return Sample([{"role": "user", "content": text}], [TOOL, STOP], render(calls), 1.0, "a draft")
+
+
+SCALE, HALT = ToolCall("scale", {"id": "s-2", "cpu": 4}), ToolCall("stop", {"how": "now"})
+
+
+def joined(samples: list[Sample]) -> list[Sample]:
+    known = {sample.messages[-1]["content"] for sample in samples}
+    return [v for v in variants(samples, 200, 0) if len(parse(v.answer).calls) > 1 and
+            not any(v.messages[-1]["content"] == text for text in known)]  # fmt: skip
+
+
+def test_two_requests_become_one_where_users_ask_so() -> None:
+    both = asked("scale nothing, stop nothing", SCALE, HALT)
+    made = joined([asked("scale s-x to four", ToolCall("scale", {"id": "s-x"})), asked("stop", HALT), both])
+    words = {v.messages[-1]["content"] for v in made if "scale s-x" in v.messages[-1]["content"]}
+    assert words
+    for one in made:
+        assert check(parse(one.answer), one.tools) is None
+        assert one.rejected == "", "its draft answered another question"
+    calls = {tuple(call.name for call in parse(one.answer).calls) for one in made}
+    assert {("scale", "stop"), ("stop", "scale")} <= calls
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [asked("scale s-2 to 4", SCALE), asked("stop", HALT)],  # nobody asks for two things at once
+        [asked("scale it to 4", SCALE), asked("and stop", HALT), asked("both", SCALE, HALT)],  # which one is "it"?
+    ],
+)
+def test_what_is_not_said_is_not_joined(samples: list[Sample]) -> None:
+    assert not [v for v in joined(samples) if len(v.messages[-1]["content"]) > 20]

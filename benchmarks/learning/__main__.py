@@ -19,7 +19,7 @@ from benchmarks.learning.report import write
 from benchmarks.learning.variants import DEFAULT, VARIANTS
 
 KEPT = Path("var/benchmarks/learning")
-REQUESTS, JUDGED = {"rounds": 1200, "shift": 1500}, 1000
+REQUESTS, JUDGED = {"rounds": 1200, "shift": 1500}, 600
 LIMIT_S = 7200.0
 
 
