@@ -8,8 +8,8 @@ their failures into ``EngineError``: a worker that fails, dies or hangs ends its
 another. All nodes must see the directories: one machine, or storage that all mount.
 
 A round of one step on the bundled edge model took 29 s where it started its worker and 1.4-1.8 s afterwards, on two
-busy cores. The start is what serving feels: on Linux only the training thread has the lowest priority, Ray's helpers
-and a worker's imports have Ray's own. An idle worker holds some 450 MB.
+busy cores. The start costs more than a small round: Ray Train's six helpers and the worker import what they need, all
+at the lowest priority (where there is ``nice``). An idle worker holds some 450 MB.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import faulthandler
 import json
 import logging
 import shutil
+import sys
 import threading
 import time
 import uuid
@@ -34,7 +35,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from actors.data_parallel import Peers
 from actors.training import TrainingJob, TrainingOutcome, run_job, take_part
-from cluster.processes import give_way
+from cluster.processes import LOWEST, give_way
 from policies.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -131,18 +132,7 @@ class Group:
         name = f"netgpt-train-{uuid.uuid4().hex[:8]}"
         self._orders = directory / name
         self._orders.mkdir(parents=True)
-        gpus = _free_gpus(placement.workers)
-        self._trainer = DataParallelTrainer(
-            worker_loop,
-            train_loop_config={"orders": str(self._orders), "gpus": gpus, **asdict(placement)},
-            scaling_config=_scaling(placement, gpus),
-            run_config=RunConfig(
-                name=name,
-                storage_path=str(directory / "ray"),
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-                worker_runtime_env={"env_vars": _worker_environment(threads)},
-            ),
-        )
+        self._fitting = (name, str(self._orders), placement, threads, _free_gpus(placement.workers))
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._fit, name=name, daemon=True)
         self._thread.start()
@@ -173,10 +163,13 @@ class Group:
         shutil.rmtree(self._orders, ignore_errors=True)
 
     def _fit(self) -> None:
+        """From a process of the lowest priority, which the run's own processes inherit: there are seven."""
+        low = {"py_executable": f"nice -n {LOWEST} {sys.executable}"} if shutil.which("nice") else {}
+        fitting = ray.remote(num_cpus=0, max_retries=0, runtime_env=low)(_fit)
         try:
-            self._trainer.fit()
+            ray.get(fitting.remote(*self._fitting))
         except Exception as why:  # whatever Ray raises, also when its session ends first
-            self._failure = why
+            self._failure = getattr(why, "cause", None) or why
 
     def _reason(self) -> str:
         return _words(self._failure) if self._failure else "its workers ended"
@@ -190,9 +183,24 @@ def read_progress(work_dir: Path) -> dict[str, float]:
         return {}
 
 
+def _fit(name: str, orders: str, placement: Placement, threads: int, gpus: bool) -> None:
+    """One Ray Train run, until the directory of orders is gone."""
+    DataParallelTrainer(
+        worker_loop,
+        train_loop_config={"orders": orders, "gpus": gpus, **asdict(placement)},
+        scaling_config=_scaling(placement, gpus),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(Path(orders).parent / "ray"),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            worker_runtime_env={"env_vars": _worker_environment(threads)},
+        ),
+    ).fit()
+
+
 def worker_loop(config: dict[str, Any]) -> None:
     """What a worker runs, in its own process: jobs as they are ordered, until the directory of orders is gone."""
-    give_way()  # here: this thread starts all that computes, vLLM's rollouts too
+    give_way()  # where the whole process has not; this thread starts all that computes, vLLM's rollouts too
     orders, done = Path(config["orders"]), ""
     while orders.is_dir():
         order = _read_order(orders)
