@@ -3,10 +3,10 @@
 ``Learner.round`` blocks for as long as the job takes and never raises, whatever it meets (too few records, poisoned
 ones, files that cannot be read, a job that dies, a full disk, a gate that refuses): it reports the reason with the
 counts of what was skipped, and what was live stays live. Besides the answers, the gate looks at the candidate's files:
-they must load, be the ones that were judged, and come from what is still live. The learner sees only the log,
-besides the few questions it may ask the cloud (``second_opinion``). How the
-job runs is passed in: ``cluster.train_job.Workers.run``, or
-``actors.training.run_job`` in this process. Not here: telling the sites (a ``Swap`` directive), scheduling rounds.
+they must load, be the ones that were judged, and come from what is still live. The learner sees only the log, besides
+the few questions it may ask the cloud (``second_opinion``). How the job runs is passed in:
+``cluster.train_job.Workers.run``, or ``actors.training.run_job`` in this process. Not here: telling the sites (a
+``Swap`` directive), scheduling rounds.
 """
 
 from __future__ import annotations

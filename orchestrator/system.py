@@ -11,26 +11,24 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from actors.model_store import ModelStore, ModelVersion
 from actors.swap import SwapReport, Weights
-from cluster import cloud_app, placement, session, train_job
+from cluster import cloud_app, placement, session
 from cluster.link_emulator import LinkSpec
 from cluster.metrics import AnswerMetrics
 from cluster.services import LinkService, RouterService
 from orchestrator.cloud_leg import cloud_leg
 from orchestrator.config import Config, resolve_model
 from orchestrator.fleet import SiteFleet
-from orchestrator.learner import Learner, RoundReport
+from orchestrator.learner import RoundReport
 from orchestrator.loop import Loop, Parts, ticking
-from orchestrator.personal import PersonalEdges, personal_options
-from orchestrator.refit import refit
 from orchestrator.releases import Releases
+from orchestrator.rounds import Rounds
 from orchestrator.rules import default_snapshot
 from orchestrator.second_opinion import asking
 from orchestrator.site import EdgeSite
@@ -88,9 +86,8 @@ class System:
         self._placed: dict[str, placement.Placed] = {}  # in the order they came up
         self._urls: Urls | None = None
         self._releases: Releases | None = None
-        self._personal: PersonalEdges | None = None
+        self._rounds = Rounds(config, self.store, asking(lambda: cloud_leg(config, self.urls.cloud, self._cloud_model)))
         self._loop: Loop | None = None
-        self._workers: train_job.Workers | None = None
 
     @property
     def store(self) -> ModelStore:
@@ -120,9 +117,7 @@ class System:
     def stop(self) -> None:
         """Take everything down, edge first; safe to call twice, and at any time."""
         self._urls = None
-        if self._workers is not None:
-            self._workers.stop()
-            self._workers = None
+        self._rounds.stop()
         for name in reversed(list(self._placed)):
             self._placed.pop(name).end()
         if self._cloud is not None and self._session is not None and not self._session.local:
@@ -147,32 +142,8 @@ class System:
         self._router().call("set_prices", prices)
 
     def learn(self) -> RoundReport:
-        """One training round on the log from what is live, as a Ray Train job; blocks, and changes nothing there.
-
-        Where it finds nothing better for all sites, and ``learner.personal`` is set, each site has a round of its own,
-        and what passes is live there. The job's workers stay for the next round.
-        """
-        report = self._learner(None).round()
-        if self._personal is None or report.version is not None:
-            return report
-        own = self._personal.round()
-        return replace(report, given=[site for site, found in own.items() if found.version is not None])
-
-    def _learner(self, site: str | None) -> Learner:
-        options = self.config.learner
-        if self._workers is None:
-            where = train_job.Placement(workers=options.workers, timeout_s=options.timeout_s)
-            self._workers = train_job.Workers(self.config.workers_dir, where)
-        return Learner(
-            self.config.log_dir,
-            self.store,
-            personal_options(options) if site else options,
-            self.config.work_dir,
-            self._workers.run,
-            partial(refit, self.config),
-            site,
-            asking(lambda: cloud_leg(self.config, self.urls.cloud, self._cloud_model)),
-        )
+        """One training round on the log, as a Ray Train job; see ``Rounds.learn``. The job's workers stay."""
+        return self._rounds.learn()
 
     @property
     def releases(self) -> Releases:
@@ -222,7 +193,7 @@ class System:
             self._releases,
             self.learn,
             lambda: bool(edge.call("gauges")["drift_alarm"]),
-            watch=self._personal.watch if self._personal else lambda: None,
+            watch=self._rounds.personal.watch if self._rounds.personal else lambda: None,
         )
         self._loop = Loop(self.config.learner, parts)
         with ticking(self._loop):
@@ -342,9 +313,7 @@ class System:
         version = first_version(self.store, resolve_model(engine.model))
         fleet = SiteFleet(self._router, self._edge)
         self._releases = Releases(self.store, fleet, self.config.site.name)
-        if self.config.learner.personal:
-            parts = self.store, self.config.log_dir, self._releases, self.config.learner
-            self._personal = PersonalEdges(*parts, self._learner)
+        self._rounds.make_personal(self._releases)
         self._releases.start(version.version)
         return Weights(version.version, version.path)
 
