@@ -17,6 +17,7 @@ from benchmarks.gapg.base import ASKS, LEVELS, MOST_ATTEMPTS, lesson, teach
 from benchmarks.gapg.capped import CAP, RATIOS, accuracy, allowed, first_come, interval, lowest, topped_up
 from benchmarks.gapg.cloud import WRONG, ask_cloud, cloud_right
 from benchmarks.gapg.form import LARGEST, build_tokenizer, is_simple, steps
+from benchmarks.gapg.knowing import hits
 from benchmarks.gapg.report import KEEP, kept_reading
 from benchmarks.gapg.runs import METHODS, Spec
 from benchmarks.gapg.systems import System, by_itself
@@ -169,3 +170,9 @@ def test_only_a_model_that_may_ask_is_rewarded_for_it_and_every_run_has_its_own_
     specs = [Spec(name, seed, alpha_c=alpha) for name in METHODS for seed in (0, 1) for alpha in (0.2, 0.3)]
     assert len({spec.file(tmp_path / "base", tmp_path) for spec in specs}) == len(specs)
     assert Spec("gapg", 0).file(tmp_path / "other", tmp_path) != Spec("gapg", 0).file(tmp_path / "base", tmp_path)
+
+
+def test_an_attempt_hits_when_its_last_result_is_the_target() -> None:
+    puzzle = Puzzle((5, 7, 3), 32, "(5 * 7) - 3", Split.TRAIN, LEVELS[0])
+    assert hits(puzzle, "<think>5+7=12,12-3=9;5*7=35,35-3=32</think><answer>(5*7)-3</answer>") == [False, True]
+    assert hits(puzzle, "<think>5+7=12,12-3=132</think>") == [False] and hits(puzzle, "") == [False]

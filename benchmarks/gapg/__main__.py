@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,41 +15,40 @@ from benchmarks.gapg import __doc__ as about
 from benchmarks.gapg import base, plots, report
 from benchmarks.gapg.answers import Examiner
 from benchmarks.gapg.cloud import cloud_right
+from benchmarks.gapg.knowing import Knowing, knowing
 from benchmarks.gapg.runs import METHODS, Result, Runner, Spec, exam_puzzles
 from benchmarks.gapg.systems import System, by_itself, systems
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: the base, the seeds of all methods, those of the sweep, every run, and the longer ones."""
+    """How much is measured: the base, the seeds of all methods, those of the sweep, and what every run is."""
 
     plan: base.Plan
     seeds: Sequence[int]
     alphas: Sequence[float]
     swept: Sequence[int]
     spec: Spec
-    longer: int
 
 
-FULL = Size(base.Plan(), (0, 1, 2), (0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0), (0,), Spec("gapg", 0), 200)
+FULL = Size(base.Plan(), (0, 1, 2), (0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0), (0,), Spec("gapg", 0))
 QUICK = Size(
     base.Plan(hidden=32, layers=2, lessons=2000, steps=60, batch=32),
     (0,),
     (0.0, 1.0),
     (0,),
     Spec("gapg", 0, steps=4, pool=200, test=60, watch=30, exams=2),
-    8,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything that was run: the base's exam, every method by seed, GAPG by alpha_c, and the longer runs."""
+    """Everything that was run: the base's exam and what it knows, every method by seed, and GAPG by alpha_c."""
 
     start: System
+    known: Knowing
     results: Sequence[Mapping[str, Result]]
     swept: Mapping[float, Sequence[System]]
-    longer: Mapping[str, Result]
 
 
 def main() -> int:
@@ -71,22 +70,16 @@ def main() -> int:
 
 def measure(size: Size, directory: Path, var: Path, sampler: Rollouts) -> Measured:
     """Run what is not there yet, the seeds first."""
-    start = _exam_of_base(directory, sampler, size.spec)
+    examiner, test = Examiner(directory, sampler), exam_puzzles(size.spec)
+    start = by_itself(examiner.exam(test, may_ask=False), cloud_right(test))
+    known = knowing(examiner, test[: size.spec.watch])
     runner = Runner(directory, var, sampler)
-    results = [_runs(runner, replace(size.spec, seed=seed), METHODS) for seed in size.seeds]
-    swept = {alpha: _swept(runner, size, alpha) for alpha in size.alphas}
-    longer = _runs(runner, replace(size.spec, seed=size.seeds[0], steps=size.longer), ("task", "gapg"))
-    return Measured(start, results, swept, longer)
+    results = [_runs(runner, replace(size.spec, seed=seed)) for seed in size.seeds]
+    return Measured(start, known, results, {alpha: _swept(runner, size, alpha) for alpha in size.alphas})
 
 
-def _exam_of_base(directory: Path, sampler: Rollouts, spec: Spec) -> System:
-    """The base model on the first seed's exam, without the permission to ask."""
-    test = exam_puzzles(spec)
-    return by_itself(Examiner(directory, sampler).exam(test, may_ask=False), cloud_right(test))
-
-
-def _runs(runner: Runner, spec: Spec, methods: Iterable[str]) -> dict[str, Result]:
-    return {method: runner.result(replace(spec, method=method)) for method in methods}
+def _runs(runner: Runner, spec: Spec) -> dict[str, Result]:
+    return {method: runner.result(replace(spec, method=method)) for method in METHODS}
 
 
 def _swept(runner: Runner, size: Size, alpha: float) -> list[System]:
@@ -106,10 +99,9 @@ def _publish(options: argparse.Namespace, size: Size, found: Measured) -> int:
     status = publish("GAPG on Countdown", report.figures(seeds, found.start), options, told)
     if written:
         curves = plots.draw(options.out.with_suffix(""), seeds, found.swept, found.results)
-        page = report.page(seeds, found.swept, found.results, exams, found.start, size.spec)
-        longer = report.longer(systems(found.longer, clouds[0], size.seeds[0]), found.longer)
+        page = report.page(seeds, found.swept, found.results, exams, found.start, found.known, size.spec)
         with written.open("a", encoding="utf-8") as lines:
-            lines.write("\n" + "\n".join([page, longer, curves, reading]).rstrip() + "\n")
+            lines.write("\n" + "\n".join([page, curves, reading]).rstrip() + "\n")
     return status
 
 

@@ -83,6 +83,12 @@ class Examiner:
         tokens = np.array([float(len(answer.tokens)) for answer in found])
         return Answers(right, asked, confidence, tokens, forced, retried)
 
+    def sampled(self, puzzles: Sequence[Puzzle], samples: int) -> list[list[str]]:
+        """So many answers to each puzzle at temperature 1, with the permission to ask."""
+        prompts = self.prompts(puzzles, may_ask=True)
+        found = self._sampler.sample(prompts, samples, 1.0, MAX_NEW_TOKENS, seed=0)
+        return [[answer.text for answer in found[at : at + samples]] for at in range(0, len(found), samples)]
+
     def greedy(self, prompts: Sequence[Sequence[int]]) -> list[Rollout]:
         """The likeliest answer to each prompt."""
         return self._sampler.sample(prompts, 1, 0.0, MAX_NEW_TOKENS, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.gapg.base import ASKS, GO_ON, LEVELS, MOST_ATTEMPTS, RIGHT
 from benchmarks.gapg.capped import CAP, interval
 from benchmarks.gapg.cloud import WRONG
 from benchmarks.gapg.form import LARGEST
+from benchmarks.gapg.knowing import Knowing
 from benchmarks.gapg.runs import Result, Spec
 from benchmarks.gapg.systems import ABOUT, AWARE, BASELINES, COLLAB, GAPG, GRPO, System, overall
 from orchestrator.tasks.countdown import Level, Puzzle
@@ -62,6 +64,7 @@ def page(
     results: Sequence[Mapping[str, Result]],
     exams: Sequence[Sequence[Puzzle]],
     base: System,
+    known: Knowing,
     spec: Spec,
 ) -> str:
     """The sections behind the list of figures, as Markdown; ``exams`` are the puzzles of each seed."""
@@ -69,11 +72,18 @@ def page(
         _method(base, spec),
         _table(seeds),
         _by_level(results, exams),
+        _knowing(known),
         _second(seeds),
         _training(results),
         _swept(sweep),
     ]
     return "\n".join("\n".join(part) + "\n" for part in parts)
+
+
+def kept_reading(text: str) -> str:
+    """What a person wrote on an earlier page: from ``KEEP`` to its end, or nothing."""
+    _, found, reading = text.partition(KEEP)
+    return f"{found}{reading}"
 
 
 def _method(base: System, spec: Spec) -> Iterator[str]:
@@ -96,17 +106,6 @@ def _level(level: Level) -> str:
     return f"{level.numbers} numbers up to {level.highest}, targets up to {level.limit}"
 
 
-def longer(systems: Mapping[str, System], results: Mapping[str, Result]) -> str:
-    """One seed's runs with more steps, as Markdown."""
-    return "\n".join(_longer(systems, results)) + "\n"
-
-
-def kept_reading(text: str) -> str:
-    """What a person wrote on an earlier page: from ``KEEP`` to its end, or nothing."""
-    _, found, reading = text.partition(KEEP)
-    return f"{found}{reading}"
-
-
 def _table(seeds: Seeds) -> Iterator[str]:
     yield f"## At a cap of {CAP:.0%}\n"
     yield f"Means over {len(seeds)} seeds and 95 % intervals (Student's t over the seeds), in per cent.\n"
@@ -119,6 +118,14 @@ def _table(seeds: Seeds) -> Iterator[str]:
         yield f"| {name} | {' | '.join(map(_percent, columns))} | {about} |"
     cloud = [float(next(iter(systems.values())).cloud.mean()) for systems in seeds]
     yield f"| the cloud alone | {_percent(cloud)} | | | 100 | | the exact solver, made to fail on 5 % of puzzles |"
+
+
+def _knowing(found: Knowing) -> Iterator[str]:
+    yield "## What the base knows of its own failure\n"
+    yield "Sampled at temperature 1 with the permission to ask, before any tuning, in per cent.\n"
+    yield "| | |\n|---|---:|"
+    for name, value in asdict(found).items():
+        yield f"| {name.replace('_', ' ')} | {100 * value:.1f} |"
 
 
 def _by_level(results: Sequence[Mapping[str, Result]], exams: Sequence[Sequence[Puzzle]]) -> Iterator[str]:
@@ -137,23 +144,6 @@ def _by_level(results: Sequence[Mapping[str, Result]], exams: Sequence[Sequence[
             )
             cells.append(f"{right:.1f} \\| {asked:.1f}")
         yield f"| {method} | {' | '.join(cells)} |"
-
-
-def _longer(systems: Mapping[str, System], results: Mapping[str, Result]) -> Iterator[str]:
-    spec = next(iter(results.values())).spec
-    yield f"## {spec['steps']} steps, seed {spec['seed']} only\n"
-    yield "| system | overall at the cap | of what it keeps | alone, of all | asks without a cap |"
-    yield "|---|---:|---:|---:|---:|"
-    for name, system in systems.items():
-        point = system.at()
-        values = (point.overall, point.conditional, point.local, system.own)
-        yield f"| {name} | {' | '.join(f'{100 * value:.1f}' for value in values)} |"
-    yield "\nOn the way, on the short exams:\n"
-    yield f"| step | {' | '.join(f'{method}: at the cap | {method}: asks' for method in results)} |"
-    yield f"|---:|{'---:|---:|' * len(results)}"
-    for points in zip(*(found.curve for found in results.values()), strict=True):
-        cells = [f"{100 * point['capped']:.1f} | {100 * point['asked']:.1f}" for point in points]
-        yield f"| {points[0]['step']:g} | {' | '.join(cells)} |"
 
 
 def _second(seeds: Seeds) -> Iterator[str]:

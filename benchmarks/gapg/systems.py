@@ -54,10 +54,10 @@ class System:
 
 
 def systems(results: Mapping[str, Result], cloud: BoolArray, seed: int) -> dict[str, System]:
-    """Every system of one seed for which there is a run."""
+    """Every system of one seed, from its four runs."""
     found = _on_task(results["task"], cloud, seed)
     asking = {COLLAB: "dr_grpo", GRPO: "grpo", GAPG: "gapg"}
-    found |= {name: by_itself(results[run].answers, cloud) for name, run in asking.items() if run in results}
+    found |= {name: by_itself(results[run].answers, cloud) for name, run in asking.items()}
     gapg = results["gapg"].answers
     return found | {BOTH: System(gapg, cloud, partial(topped_up, gapg.asked, gapg.confidence))}
 
