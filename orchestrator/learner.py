@@ -80,6 +80,7 @@ class Learner:
         refit: what sites need of a version besides its calibrator.
         site: whose records count, and for whom the version is; None for all sites.
         ask: the cloud, for ``orchestrator.second_opinion``; None judges by the log alone.
+        cloud_accuracy: P(the cloud is right), for the calibration.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class Learner:
         refit: Refit,
         site: str | None = None,
         ask: Ask | None = None,
+        cloud_accuracy: float = 1.0,
     ) -> None:
         self._log_dir, self._store, self._options, self._site, self._ask = log_dir, store, options, site, ask
+        self._cloud_accuracy = cloud_accuracy
         self.work_dir, self._train, self._refit = work_dir, train, refit
 
     def round(self, parent: ModelVersion | None = None) -> RoundReport:
@@ -154,7 +157,7 @@ class Learner:
         gate = judge(trial(rows, outcome.drift_nats), self._rules())
         if not gate.passed:
             return _refused(known, gate)
-        scorer(rows, old).save(candidate)
+        scorer(rows, old, self._cloud_accuracy).save(candidate)
         known = replace(known, gate=gate, refits=self._refit(candidate, rows, records))
         if why := self._unfit(parent, outcome):  # again: fitting takes a while
             return _refused(known, replace(gate, passed=False, reason=why))

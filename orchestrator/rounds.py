@@ -65,4 +65,5 @@ class Rounds:
             partial(refit, config),
             site,
             self._ask,
+            config.policy.objective.cloud_accuracy,
         )

@@ -33,7 +33,11 @@ def train_round(log: Path | None, config: Config, console: Console) -> RoundRepo
     console.print(f"training {parent.version} on {log_dir}", markup=False, highlight=False)
     with tempfile.TemporaryDirectory(prefix="round-", dir=config.var) as work:  # a round of netgpt serve has its own
         fitted = partial(refit, config)
-        learner = Learner(log_dir, store, config.learner, Path(work) / "job", lambda job, _: run_job(job), fitted)
+        accuracy = config.policy.objective.cloud_accuracy
+        learner = Learner(
+            log_dir, store, config.learner, Path(work) / "job", lambda job, _: run_job(job), fitted,
+            cloud_accuracy=accuracy,
+        )  # fmt: skip
         report = learner.round(parent)
     console.print(f"{report.reason} ({report.seconds:.0f} s, {report.samples} samples)", markup=False, highlight=False)
     if report.version:

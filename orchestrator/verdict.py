@@ -10,6 +10,10 @@ drafts without one, for which the parent's calibrated score is believed (the sam
 another answer: at most what is left). Without the last kind every label would come from requests the parent found
 hard. Few labels move the parent's calibrator by three numbers only (``policies.recalibrate``), pulled towards
 no change: where the parent thought prompts hard that no longer are, its view of prompts loses weight.
+
+The cloud is not always right, so a draft that it contradicts need not be wrong. With a the cloud's accuracy and p the
+score, P(right | contradicted) = p (1 - a) / (p (1 - a) + 1 - p), if a wrong draft never agrees; fit and score are found
+by turns (expectation-maximisation). Taken at its word, the cloud would make every sure draft look 1 - a too bad. Ours.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from policies.help_marker import asks_for_help
 from policies.toolcalls import canonical, parse
 
 UNREADABLE = "unreadable"
+TURNS = 5  # of fit and score; they change by less than a thousandth from then on
 Meaning = tuple[str, str]
 """What kind of answer, ``UNREADABLE`` or another, and what it says."""
 
@@ -105,9 +110,20 @@ def meaning(text: str) -> Meaning:
     return ("calls", canonical(answer.calls)) if answer.calls else ("prose", " ".join(answer.content.split()))
 
 
-def scorer(rows: Sequence[Answered], parent: Scorer) -> Scorer:
-    """The parent's scorer, moved to the candidate's answers."""
-    return Scorer.fit([_judged(row) for row in rows], parent) if rows else parent
+def scorer(rows: Sequence[Answered], parent: Scorer, cloud_accuracy: float = 1.0) -> Scorer:
+    """The parent's scorer, moved to the candidate's answers.
+
+    Args:
+        cloud_accuracy: P(the cloud is right), in (0, 1].
+    """
+    if not rows:
+        return parent
+    right = [row.right for row in rows]
+    fitted = Scorer.fit([_judged(row, p) for row, p in zip(rows, right, strict=True)], parent)
+    for _ in range(TURNS if cloud_accuracy < 1.0 else 0):
+        right = [_probably_right(row, fitted, cloud_accuracy) for row in rows]
+        fitted = Scorer.fit([_judged(row, p) for row, p in zip(rows, right, strict=True)], parent)
+    return fitted
 
 
 def _answers(given: Sequence[tuple[Case, str]], seen: dict[Meaning, int]) -> Answers:
@@ -128,10 +144,18 @@ def _numbers(texts: Iterable[str], seen: dict[Meaning, int]) -> IntArray:
     return np.where(np.array(readable, dtype=bool), numbers, np.negative(numbers)).astype(np.int64)
 
 
-def _judged(row: Answered) -> JudgedDraft:
+def _judged(row: Answered, right: float) -> JudgedDraft:
     asked, draft = ChatRequest(row.case.messages, row.case.tools), row.candidate
     valid = row.case.valid(draft.text)
-    return JudgedDraft(asked.question, len(asked.tools), draft.logprobs, valid, row.right, row.weight)
+    return JudgedDraft(asked.question, len(asked.tools), draft.logprobs, valid, right, row.weight)
+
+
+def _probably_right(row: Answered, fitted: Scorer, cloud_accuracy: float) -> float:
+    """P(candidate right) when the cloud may be wrong itself."""
+    if row.right or row.case.cloud is None:
+        return row.right
+    p = _belief(row.case, row.candidate, fitted)
+    return p * (1.0 - cloud_accuracy) / (p * (1.0 - cloud_accuracy) + 1.0 - p)
 
 
 def _belief(case: Case, draft: Draft, parent: Scorer) -> float:

@@ -20,13 +20,15 @@ from policies.fitting import BoolArray
 from policies.score import FloatArray
 from policies.toolcalls import parse
 
+STEPS = 100  # of the frontier
+
 
 @dataclass(frozen=True, slots=True)
 class Worth:
     """Shares in [0, 1] over the same requests for every version.
 
-    ``offload`` and ``success`` are those of edge and cloud together at the site's threshold; ``equal_offload`` is the
-    least share of offloads, by the score, at which they are as often right as the first version's site was.
+    ``offload`` and ``success`` are those of edge and cloud together at the site's threshold; ``frontier`` is their
+    success at offload shares of 0, .01, .02, ... 1, the drafts with the lowest scores going to the cloud.
     """
 
     version: str
@@ -36,7 +38,7 @@ class Worth:
     ece: float
     offload: float
     success: float
-    equal_offload: float | None = None
+    frontier: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,13 @@ class Seen:
     cloud: BoolArray
     valid: BoolArray
 
-    def equal_offload(self, success: float) -> float:
-        """Least share of offloads with at least ``success``; 1 where no share is enough."""
+    @property
+    def frontier(self) -> tuple[float, ...]:
+        """Success at offload shares of 0, .01, ... 1."""
         order = np.argsort(self.score, kind="stable")
-        gained = np.cumsum(self.cloud[order].astype(float) - self.edge[order])
-        reached = np.concatenate([[0.0], gained]) + self.edge.sum() >= success * len(order) - 1e-9
-        return float(np.argmax(reached) / len(order)) if reached.any() else 1.0
+        gained = np.concatenate([[0.0], np.cumsum(self.cloud[order].astype(float) - self.edge[order])])
+        shares = np.round(np.linspace(0.0, len(order), STEPS + 1)).astype(int)
+        return tuple(((gained[shares] + self.edge.sum()) / len(order)).round(4).tolist())
 
     def worth(self, site: Site) -> Worth:
         """At the threshold of ``site``."""
@@ -61,7 +64,9 @@ class Seen:
         right = np.where(kept, self.edge, self.cloud)
         edge, valid = float(self.edge.mean()), float(self.valid.mean())
         quality = auroc(self.score, self.edge), ece(self.score, self.edge)
-        return Worth(site.node.version, edge, valid, *quality, float(1 - kept.mean()), float(right.mean()))
+        return Worth(
+            site.node.version, edge, valid, *quality, float(1 - kept.mean()), float(right.mean()), self.frontier
+        )
 
 
 async def look(site: Site, tasks: Sequence[Task]) -> Seen:

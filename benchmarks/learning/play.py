@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +75,15 @@ async def rounds(site: Site, seed: int, requests: int, judged: int) -> dict[str,
     fresh = _draw(EVALUATION_SEED, Split.TEST, MIX, judged)
     stream = _draw(seed, Split.TEST, MIX, requests)
     first = await look(site, fresh)
-    start = first.worth(site)
-    marks = [{"requests": 0, "calls": 0, **as_json(replace(start, equal_offload=first.equal_offload(start.success)))}]
+    marks = [{"requests": 0, "calls": 0, **as_json(first.worth(site))}]
     for part in _parts(stream, 3):
         calls, before = site.calls, site.requests
         await site.play(part)
         seen = await look(site, fresh)
-        worth = replace(seen.worth(site), equal_offload=seen.equal_offload(start.success))
         served = (site.calls - calls) / (site.requests - before)
-        marks.append({"requests": site.requests, "calls": site.calls, "served_offload": served, **as_json(worth)})
+        marks.append(
+            {"requests": site.requests, "calls": site.calls, "served_offload": served, **as_json(seen.worth(site))}
+        )
     return {
         "marks": marks,
         "strict_valid": await strict_validity(site, fresh),

@@ -24,11 +24,13 @@ COLUMNS: dict[str, Callable[[Result], float]] = {
     "ECE": lambda run: run["marks"][-1]["ece"],
     "offloads": lambda run: run["marks"][-1]["offload"],
     "success": lambda run: run["marks"][-1]["success"],
-    "offloads at equal success": lambda run: run["marks"][-1]["equal_offload"],
+    "offloads at equal success": lambda run: equal_offload(run, -1),
+    "at one point less": lambda run: equal_offload(run, -1, POINT),
     "versions published": lambda run: float(sum("published" in made["reason"] for made in run["rounds"])),
     "CPU minutes": lambda run: run["cpu_seconds"] / 60,
 }
 RECOVERED = 0.8  # of what the shift cost
+POINT = 0.01  # of success; the loop's own benchmark allows as much
 
 
 def write(paths: Sequence[Path], options: argparse.Namespace) -> int:
@@ -55,10 +57,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def _rounds(runs: Sequence[Result]) -> Iterator[Figure]:
     ours = [run for run in runs if run["variant"] == DEFAULT.name]
     before, after = ([run["marks"][at] for run in ours] for at in (0, -1))
-    ratio = mean(mark["equal_offload"] for mark in after) / mean(mark["equal_offload"] for mark in before)
-    yield Figure("offloads at equal success, first version", mean(m["equal_offload"] for m in before), "share")
-    yield Figure("offloads at equal success, last version", mean(m["equal_offload"] for m in after), "share")
-    yield at_most("offloads at equal success, last / first", ratio, "ratio", 0.5)
+    for words, slack in (("equal success", 0.0), ("one point less success", POINT)):
+        first, last = (mean(equal_offload(run, at, slack) for run in ours) for at in (0, -1))
+        yield Figure(f"offloads at {words}, first version", first, "share")
+        yield Figure(f"offloads at {words}, last version", last, "share")
+        yield at_most(f"offloads at {words}, last / first", last / first, "ratio", 0.5)
     yield Figure("offloads as served, first version", mean(m["offload"] for m in before), "share")
     yield Figure("offloads as served, last version", mean(m["offload"] for m in after), "share")
     yield Figure("success as served, first version", mean(m["success"] for m in before), "share")
@@ -67,6 +70,16 @@ def _rounds(runs: Sequence[Result]) -> Iterator[Figure]:
     yield at_least("schema validity, last - first, worst seed", change, "share", -0.005)
     strict = min(run["strict_valid"] for run in ours)
     yield at_least("schema validity under a grammar, worst seed", strict, "share", 0.995)
+
+
+def equal_offload(run: Result, at: int, slack: float = 0.0) -> float:
+    """Least share of offloads at which a mark's edge and cloud are as often right as the first site was, as served.
+
+    1 where no share is enough: the first site was more often right than the cloud alone.
+    """
+    wanted = run["marks"][0]["success"] - slack - 1e-9
+    frontier = run["marks"][at]["frontier"]
+    return next((n / (len(frontier) - 1) for n, success in enumerate(frontier) if success >= wanted), 1.0)
 
 
 def _shift(runs: Sequence[Result]) -> Iterator[Figure]:
@@ -129,13 +142,12 @@ def _cell(values: Sequence[float]) -> str:
 def _curves(runs: Sequence[Result], path: Path) -> None:
     plot, figure = _figure()
     for variant in VARIANTS:
-        mine = [run["marks"] for run in runs if run["variant"] == variant.name]
+        mine = [run for run in runs if run["variant"] == variant.name]
         if mine:
-            asked = [mark["requests"] for mark in mine[0]]
-            plot.plot(
-                asked, [mean(run[at]["equal_offload"] for run in mine) for at in range(len(asked))], label=variant.name
-            )
-    plot.set(xlabel="requests", ylabel="offloads at equal success", ylim=(0, None))
+            asked = [mark["requests"] for mark in mine[0]["marks"]]
+            shares = [mean(equal_offload(run, at, POINT) for run in mine) for at in range(len(asked))]
+            plot.plot(asked, shares, label=variant.name)
+    plot.set(xlabel="requests", ylabel="offloads at one point less success", ylim=(0, None))
     plot.legend(fontsize=7)
     figure.savefig(path, dpi=90)
 

@@ -41,7 +41,8 @@ from policies.threshold import FixedThreshold
 from policies.triggers import Triggers
 from policies.types import LinkState, Route
 
-THRESHOLD = 0.85  # the closed form where a call to the cloud costs .11 of a right answer's worth (cloud .96 right)
+CLOUD_ACCURACY = 0.96
+THRESHOLD = 0.85  # the closed form where a call to the cloud costs .11 of a right answer's worth
 AT_ONCE = 32
 CHUNK = 50  # requests between two looks at the triggers
 SECONDS = 20.0  # of the triggers' clock that a request takes: three a minute
@@ -109,6 +110,7 @@ class Site:
         self._learner = Learner(
             self.config.log_dir, self.store, self.config.learner, self.config.work_dir, self._train, self._refit,
             ask=self._asking(asyncio.get_running_loop()),
+            cloud_accuracy=CLOUD_ACCURACY,
         )  # fmt: skip
         self.node = EdgeNode(
             engine=self._engine,
