@@ -82,8 +82,8 @@ def uses_lora(base_dir: Path, config: TrainConfig) -> bool:
         return False
     if config.preference_steps or config.policy_steps:
         raise EngineError(
-            f"{base_dir}: learner.preference_steps and policy_steps train all weights, and learner.method "
-            f"{config.method} trains an adapter of this model. Fix: set them to 0, or learner.method to full"
+            f"{base_dir}: learner.policy_steps train all weights, and learner.method {config.method} trains an adapter "
+            "of this model. Fix: set learner.policy_steps to 0, or learner.method to full"
         )
     return True
 

@@ -30,7 +30,7 @@ from policies.release import Personal
 
 log = logging.getLogger(__name__)
 
-ADAPTER_ONLY = {"method": "lora", "preference_steps": 0, "policy_steps": 0}  # the latter train all weights
+ADAPTER_ONLY = {"method": "lora", "policy_steps": 0}  # the latter train all weights
 
 
 class PersonalEdges:
@@ -107,5 +107,4 @@ class PersonalEdges:
 
 def personal_options(options: LearnerOptions) -> LearnerOptions:
     """The options of a site's own rounds: an adapter, by supervised steps."""
-    known = {name: value for name, value in ADAPTER_ONLY.items() if name in LearnerOptions.model_fields}
-    return options.model_copy(update=known)
+    return options.model_copy(update=ADAPTER_ONLY)
