@@ -306,7 +306,8 @@ def test_a_poisoned_log_costs_the_threshold_at_most(tmp_path: Path) -> None:
     assert world.round().refits["threshold"].startswith("policynet, fitted on")
     write(world.config.log_dir, [replace(one, prompt_tokens=-1) for one in logged(40)])
     report = world.round()
-    assert report.version and "not fitted: work.input_tokens" in report.refits["threshold"]
+    assert report.version and report.refits["threshold"].startswith("policynet, fitted on")
+    assert sum(count for why, count in report.poisoned.items() if why.startswith("prompt_tokens")) == 40
 
 
 def test_nothing_is_fitted_that_was_not_asked_for(tmp_path: Path) -> None:
@@ -349,7 +350,7 @@ def test_a_scorer_that_cannot_be_fitted_is_said_and_log_probabilities_score(tmp_
 def test_a_candidate_whose_hidden_states_cannot_be_read_is_published_without_a_scorer(tmp_path: Path) -> None:
     def broken(job: TrainingJob, name: str) -> TrainingOutcome:
         outcome = trained(job, name)
-        (Path(outcome.candidate_dir) / "model.safetensors").write_bytes(b"")
+        (Path(outcome.candidate_dir) / "tokenizer.json").write_text("{}")
         return outcome
 
     world = World(tmp_path, logged(300), kind="policynet", scorer="ensemble")

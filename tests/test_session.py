@@ -50,7 +50,13 @@ class Greeter:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[session.Session]:
+def before() -> set[int]:
+    """Children that other tests have left to this process, such as multiprocessing's resource tracker."""
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture(scope="module")
+def running(before: set[int]) -> Iterator[session.Session]:
     live = session.start(OPTIONS, {"site:here": 1.0}, {"PYTHONPATH": str(Path(__file__).parent)})
     yield live
     live.stop()
@@ -128,10 +134,10 @@ def test_a_killed_service_comes_back_on_its_port(running: session.Session) -> No
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_stopped_session_leaves_no_process_and_no_port(running: session.Session) -> None:
+def test_a_stopped_session_leaves_no_process_and_no_port(running: session.Session, before: set[int]) -> None:
     greeter = _greeter("last")
     port = greeter.ready(60)["port"]
-    theirs = [p.pid for p in psutil.Process().children(recursive=True)]
+    theirs = [p.pid for p in psutil.Process().children(recursive=True) if p.pid not in before]
     assert theirs
     running.stop()
     running.stop()  # twice does no harm

@@ -123,8 +123,10 @@ def test_new_weights_go_live_under_load_and_damaged_ones_do_not(system: System, 
     assert (report.outcome, report.version) == ("live", version.version)
     assert report.gap_s < 0.25
     assert {info["edge_version"] for info in ask(system, 3, seed=7)} == {version.version}
-    with pytest.raises(NetGPTError, match="rolled back"):
-        system.swap(replace(version, version="edge-9999-damaged", sha256="0" * 64))
+    damaged = system.store.publish(candidate, "edge", version.version, {"note": "before the disk failed"})
+    (damaged.path / "model.safetensors").write_bytes(b"not what it was")
+    with pytest.raises(NetGPTError, match="fails its checksum"):
+        system.swap(damaged)
     assert {info["edge_version"] for info in ask(system, 3, seed=8)} == {version.version}
 
 

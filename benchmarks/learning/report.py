@@ -30,6 +30,7 @@ COLUMNS: dict[str, Callable[[Result], float]] = {
     "CPU minutes": lambda run: run["cpu_seconds"] / 60,
 }
 RECOVERED = 0.8  # of what the shift cost
+ROUNDING = 1e-4  # of the frontier
 POINT = 0.01  # of success; the loop's own benchmark allows as much
 
 
@@ -77,7 +78,7 @@ def equal_offload(run: Result, at: int, slack: float = 0.0) -> float:
 
     1 where no share is enough: the first site was more often right than the cloud alone.
     """
-    wanted = run["marks"][0]["success"] - slack - 1e-9
+    wanted = run["marks"][0]["success"] - slack - ROUNDING
     frontier = run["marks"][at]["frontier"]
     return next((n / (len(frontier) - 1) for n, success in enumerate(frontier) if success >= wanted), 1.0)
 
