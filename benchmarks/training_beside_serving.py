@@ -114,7 +114,7 @@ def run(var: Path, given: Namespace) -> list[Phase]:
             phases = [idle(client, requests)]
             phases.append(training("first round", system, client, 0))
             phases.append(training("further rounds", system, client, requests))
-            system.config = with_policy_steps(config)
+            system.rounds.config = with_policy_steps(config)
             phases.append(training("rounds with policy steps", system, client, requests))
         return phases
     finally:

@@ -126,21 +126,24 @@ class Workers:
 
 
 class Group:
-    """One Ray Train run: the workers, the directory with their orders, and a thread that waits for their end."""
+    """One Ray Train run: the workers and the directory with their orders.
+
+    Only whoever waits for a job looks at the run: a thread that did so after the end of Ray would end this process.
+    """
 
     def __init__(self, directory: Path, placement: Placement, threads: int) -> None:
         name = f"netgpt-train-{uuid.uuid4().hex[:8]}"
         self._orders = directory / name
         self._orders.mkdir(parents=True)
-        self._fitting = (name, str(self._orders), placement, threads, _free_gpus(placement.workers))
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._fit, name=name, daemon=True)
-        self._thread.start()
+        low = {"py_executable": f"nice -n {LOWEST} {sys.executable}"} if shutil.which("nice") else {}
+        # From a process of the lowest priority, which the run's own processes inherit: there are seven.
+        fitting = ray.remote(num_cpus=0, max_retries=0, runtime_env=low)(_fit)
+        self._run = fitting.remote(name, str(self._orders), placement, threads, _free_gpus(placement.workers))
 
     @property
     def alive(self) -> bool:
         """Whether it takes orders."""
-        return self._thread.is_alive()
+        return not ray.wait([self._run], timeout=0)[0]
 
     def do(self, job: TrainingJob, timeout_s: float, over: threading.Event) -> TrainingOutcome:
         """Order ``job`` and wait for its outcome; raises as ``Workers.run``, without the run's name."""
@@ -153,7 +156,8 @@ class Group:
             if over.wait(POLL_S):
                 raise CancelledError("the workers were stopped")
             if not self.alive:
-                raise EngineError(_late(hung, timeout_s) or self._reason()) from self._failure
+                why = self._failure()
+                raise EngineError(_late(hung, timeout_s) or (_words(why) if why else "its workers ended")) from why
             if time.monotonic() > latest:
                 raise EngineError(f"its workers did not start, or do not answer, for {START_S + timeout_s:g} s")
         return TrainingOutcome.from_json(outcome.read_text(encoding="utf-8"))
@@ -162,17 +166,13 @@ class Group:
         """Let the workers go once they have nothing to do; does not wait."""
         shutil.rmtree(self._orders, ignore_errors=True)
 
-    def _fit(self) -> None:
-        """From a process of the lowest priority, which the run's own processes inherit: there are seven."""
-        low = {"py_executable": f"nice -n {LOWEST} {sys.executable}"} if shutil.which("nice") else {}
-        fitting = ray.remote(num_cpus=0, max_retries=0, runtime_env=low)(_fit)
+    def _failure(self) -> Exception | None:
+        """Why the run, which is over, failed."""
         try:
-            ray.get(fitting.remote(*self._fitting))
-        except Exception as why:  # whatever Ray raises, also when its session ends first
-            self._failure = getattr(why, "cause", None) or why
-
-    def _reason(self) -> str:
-        return _words(self._failure) if self._failure else "its workers ended"
+            ray.get(self._run)
+        except Exception as why:  # whatever Ray raises
+            return getattr(why, "cause", None) or why
+        return None
 
 
 def read_progress(work_dir: Path) -> dict[str, float]:

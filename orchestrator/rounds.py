@@ -19,17 +19,18 @@ class Rounds:
     """Rounds as Ray Train jobs, on the Ray session of this process.
 
     Args:
+        config: of the next round.
         ask: the cloud, for the gate.
     """
 
     def __init__(self, config: Config, store: ModelStore, ask: Ask) -> None:
-        self._config, self._store, self._ask = config, store, ask
+        self.config, self._store, self._ask = config, store, ask
         self._workers: train_job.Workers | None = None
         self.personal: PersonalEdges | None = None
 
     def make_personal(self, releases: Releases) -> None:
         """From now on a site may get a version of its own, if the configuration says so."""
-        config = self._config
+        config = self.config
         if config.learner.personal:
             self.personal = PersonalEdges(self._store, config.log_dir, releases, config.learner, self._learner)
 
@@ -52,7 +53,7 @@ class Rounds:
             self._workers = None
 
     def _learner(self, site: str | None) -> Learner:
-        config, options = self._config, self._config.learner
+        config, options = self.config, self.config.learner
         if self._workers is None:
             where = train_job.Placement(workers=options.workers, timeout_s=options.timeout_s)
             self._workers = train_job.Workers(config.workers_dir, where)

@@ -86,7 +86,7 @@ class System:
         self._placed: dict[str, placement.Placed] = {}  # in the order they came up
         self._urls: Urls | None = None
         self._releases: Releases | None = None
-        self._rounds = Rounds(config, self.store, asking(lambda: cloud_leg(config, self.urls.cloud, self._cloud_model)))
+        self.rounds = Rounds(config, self.store, asking(lambda: cloud_leg(config, self.urls.cloud, self._cloud_model)))
         self._loop: Loop | None = None
 
     @property
@@ -117,7 +117,7 @@ class System:
     def stop(self) -> None:
         """Take everything down, edge first; safe to call twice, and at any time."""
         self._urls = None
-        self._rounds.stop()
+        self.rounds.stop()
         for name in reversed(list(self._placed)):
             self._placed.pop(name).end()
         if self._cloud is not None and self._session is not None and not self._session.local:
@@ -143,7 +143,7 @@ class System:
 
     def learn(self) -> RoundReport:
         """One training round on the log, as a Ray Train job; see ``Rounds.learn``. The job's workers stay."""
-        return self._rounds.learn()
+        return self.rounds.learn()
 
     @property
     def releases(self) -> Releases:
@@ -193,7 +193,7 @@ class System:
             self._releases,
             self.learn,
             lambda: bool(edge.call("gauges")["drift_alarm"]),
-            watch=self._rounds.personal.watch if self._rounds.personal else lambda: None,
+            watch=self.rounds.personal.watch if self.rounds.personal else lambda: None,
         )
         self._loop = Loop(self.config.learner, parts)
         with ticking(self._loop):
@@ -313,7 +313,7 @@ class System:
         version = first_version(self.store, resolve_model(engine.model))
         fleet = SiteFleet(self._router, self._edge)
         self._releases = Releases(self.store, fleet, self.config.site.name)
-        self._rounds.make_personal(self._releases)
+        self.rounds.make_personal(self._releases)
         self._releases.start(version.version)
         return Weights(version.version, version.path)
 
