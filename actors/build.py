@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from actors.adapter_base import whole
 from actors.engine import Engine
 from actors.engine_settings import LocalSettings, RemoteSettings
 from actors.remote_engine import RemoteEngine
@@ -46,6 +47,21 @@ def build_cloud_leg(base_url: str, model: str, settings: RemoteSettings | None =
         backoff_max_s=settings.backoff_max_s,
     )
     return BreakerEngine(retrying, name=remote.endpoint, policy=settings.breaker)
+
+
+async def shared_engine(
+    base_url: str, site: str, path: Path, version: str, settings: RemoteSettings, max_model_len: int | None = None
+) -> Engine:
+    """One site's engine on a vLLM server that sites share, with ``path`` live; raises ``EngineError``."""
+    from actors.adapter_server import AdapterServer  # noqa: PLC0415
+
+    engine = AdapterServer(base_url, whole(path), site, settings)
+    try:
+        await engine.setup(path, version, max_model_len)
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
 
 
 async def _vllm(source: str | Path, version: str, settings: LocalSettings) -> Engine:

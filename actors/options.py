@@ -25,17 +25,18 @@ class Options(BaseModel):
 class EngineOptions(Options):
     """One model and the engine that runs it."""
 
-    kind: Literal["vllm", "transformers", "openai"] = "vllm"
-    """vllm (in this process), transformers (where vLLM cannot run) or openai (an OpenAI-compatible endpoint)."""
+    kind: Literal["vllm", "transformers", "openai", "vllm-server"] = "vllm"
+    """vllm (in this process), transformers (where vLLM cannot run), openai (an OpenAI-compatible endpoint, whose
+    weights stay as they are) or vllm-server (one vLLM server for several sites, each with its own adapter)."""
 
     model: str = "bundled:edge"
-    """bundled:edge, a local Hugging Face directory, a Hugging Face id, or the endpoint's own model name."""
+    """bundled:edge, a local Hugging Face directory, a Hugging Face id, or (openai) the endpoint's own model name."""
 
     base_url: str | None = None
-    """For kind openai: URL of the endpoint, up to and including /v1."""
+    """For kinds openai and vllm-server: URL of the endpoint, up to and including /v1."""
 
     api_key_env: str | None = None
-    """For kind openai: name of the environment variable that holds the key; null sends none."""
+    """For the same: name of the environment variable that holds the key; null sends none."""
 
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt and answer together, in tokens; null takes the model's own limit."""

@@ -29,7 +29,6 @@ from policies.errors import BadRequest, EngineError, NetGPTError
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, LLMEngine, RequestOutput, SamplingParams
-    from vllm.lora.request import LoRARequest
 
 logger = logging.getLogger(__name__)
 
@@ -89,17 +88,9 @@ class VllmCore:
         return self._engine is not None and self._engine.has_unfinished_requests()
 
     def add(
-        self,
-        key: str,
-        ids: list[int],
-        sampling: Sampling,
-        schema: Mapping[str, Any] | None,
-        text: bool = True,
-        beside: LoRARequest | None = None,
+        self, key: str, ids: list[int], sampling: Sampling, schema: Mapping[str, Any] | None, text: bool = True
     ) -> None:
         """Queue one request under ``key``; without ``text`` the answer is tokens only, which is a tenth less work.
-
-        ``beside`` names the adapter that answers it, which is loaded before the next step if it is not yet.
 
         Raises:
             BadRequest: vLLM refuses its parameters or its schema.
@@ -109,7 +100,7 @@ class VllmCore:
         from vllm.inputs import tokens_input  # noqa: PLC0415
 
         try:
-            self._vllm.add_request(key, tokens_input(ids), _parameters(sampling, schema, text), lora_request=beside)
+            self._vllm.add_request(key, tokens_input(ids), _parameters(sampling, schema, text))
         except (VLLMClientError, ValueError) as why:
             self.abort(key)  # of n samples, some may be queued already
             raise BadRequest(str(why), getattr(why, "parameter", None)) from why
@@ -128,22 +119,6 @@ class VllmCore:
         with _turn:
             outputs: list[RequestOutput] = self._vllm.step()
         return outputs
-
-    def load_beside(self, name: str, number: int, directory: Path) -> LoRARequest:
-        """Load an adapter beside the weights, for requests that name it; ``engine_args`` must have made room.
-
-        Raises:
-            EngineError: vLLM cannot take it; nothing has changed.
-        """
-        from vllm.lora.request import LoRARequest  # noqa: PLC0415
-
-        found = LoRARequest(name, number, str(directory))
-        with _turn:
-            try:
-                self._vllm.add_lora(found)
-            except Exception as why:  # as in start
-                raise EngineError(f"adapter {directory}: vLLM cannot load it: {why}") from why
-        return found
 
     def load(self, directory: Path) -> None:
         """Replace the weights; requests in flight recompute their KV cache with the new ones.

@@ -31,7 +31,6 @@ from policies.errors import EngineError, NetGPTError
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
-    from vllm.lora.request import LoRARequest
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +40,6 @@ MAX_PENDING = 256
 
 _WARM_UP = Prompt([{"role": "user", "content": "hi"}])
 _WARM_UP_SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """An adapter beside the weights (``side_by_side``): its version, and what vLLM calls it.
-
-    ``gap_s`` is how long no step could run while it was loaded.
-    """
-
-    version: str
-    request: LoRARequest
-    gap_s: float
 
 
 @dataclass(slots=True)
@@ -65,7 +52,6 @@ class _Request:
     sampling: Sampling
     answer: asyncio.Future[Generation]
     started: float
-    beside: Beside | None = None
 
 
 class VllmEngine:
@@ -109,17 +95,14 @@ class VllmEngine:
             await self.close()
             raise
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, beside: Beside | None = None) -> Generation:
-        """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill.
-
-        ``beside`` is the loaded adapter that answers instead of the weights alone, under its own version.
-        """
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill."""
         started = time.perf_counter()
         ids = await self._renderer.render_aside(prompt, sampling.max_tokens)
         self._check_usable()
         if len(self._requests) >= MAX_PENDING:
             raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
-        request = _Request(str(next(self._keys)), ids, prompt, sampling, self._loop.create_future(), started, beside)
+        request = _Request(str(next(self._keys)), ids, prompt, sampling, self._loop.create_future(), started)
         self._requests[request.key] = request
         self._inbox.put(lambda: self._add(request))
         try:
@@ -139,24 +122,6 @@ class VllmEngine:
         moments = {"verified_s": verified - asked, "drained_s": drained - asked, "live_s": live - asked}
         logger.info("weights %s live after %.0f ms", version, 1e3 * moments["live_s"])
         return LoadReport(version, gap_s=live - drained, moments=moments)
-
-    async def load_beside(self, path: Path, version: str, number: int) -> Beside:
-        """Load an adapter beside the weights between two steps; nothing else changes.
-
-        Args:
-            number: from 1, of this adapter alone.
-
-        Raises:
-            EngineError: vLLM cannot take it.
-        """
-
-        def work() -> Beside:
-            began = time.perf_counter()
-            request = self._core.load_beside(version, number, path)
-            return Beside(version, request, time.perf_counter() - began)
-
-        loaded: Beside = await self._ask(work)
-        return loaded
 
     async def close(self) -> None:
         """See ``Engine``."""
@@ -225,8 +190,7 @@ class VllmEngine:
         if request.answer.cancelled():
             return
         try:
-            beside = request.beside.request if request.beside else None
-            self._core.add(request.key, request.ids, _drawn(request.sampling), request.prompt.schema, beside=beside)
+            self._core.add(request.key, request.ids, _drawn(request.sampling), request.prompt.schema)
         except NetGPTError as why:
             self._tell(_reject, request.answer, why)
 
@@ -235,7 +199,7 @@ class VllmEngine:
         return Generation(
             answers * (request.sampling.n // len(answers)),
             len(request.ids),
-            request.beside.version if request.beside else self.version,
+            self.version,
             time.perf_counter() - request.started,
             cached_tokens=output.num_cached_tokens or 0,
         )

@@ -138,6 +138,8 @@ def check_adapter(directory: Path, base: Shapes) -> None:
     for name, change in read_adapter(directory).items():
         if base.get(name) != change.shape or change.up.shape[1] != change.down.shape[0]:
             raise EngineError(f"adapter {directory}: {name} has shape {base.get(name)}, its change {change.shape}")
+        if not (torch.isfinite(change.up).all() and torch.isfinite(change.down).all()):
+            raise EngineError(f"adapter {directory}: {name} has values that are not finite")
 
 
 def _check_finite(directory: Path) -> None:

@@ -191,8 +191,10 @@ def _cloud_endpoint(config: Config) -> str | None:
 
 
 def _edge_endpoint(config: Config) -> str | None:
-    if config.site.engine.kind == "openai" and not config.site.engine.base_url:
-        return "site.engine.base_url: missing, but site.engine.kind is openai. Fix: set it to the endpoint's URL"
+    engine = config.site.engine
+    if engine.kind in ("openai", "vllm-server") and not engine.base_url:
+        missing = f"site.engine.base_url: missing, but site.engine.kind is {engine.kind}"
+        return f"{missing}. Fix: set it to the endpoint's URL"
     return _url_problem("site.engine.base_url", config.site.engine.base_url)
 
 
@@ -321,6 +323,8 @@ def _adapters(config: Config) -> str | None:
     learner = config.learner
     if learner.method == "lora" and learner.policy_steps:
         return "learner.policy_steps: they train all weights. Fix: set them to 0, or learner.method to full"
+    if config.site.engine.kind == "vllm-server" and learner.method != "lora":
+        return "learner.method: the sites of a vllm-server share its weights. Fix: set it to lora"
     return None
 
 

@@ -22,20 +22,19 @@ from typing import Any
 
 import uvicorn
 
-from actors.build import build_engine
+from actors.build import build_engine, shared_engine
 from actors.edge_node import EdgeNode, Observer
 from actors.engine import Engine, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings, RemoteSettings
 from actors.link_probe import LinkMonitor
 from actors.model_store import verify
 from actors.offload_log import OffloadLog
-from actors.options import EngineOptions
 from actors.remote_engine import RemoteEngine
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import SwapReport, Weights
 from cluster.telemetry.client import TelemetryClient
 from orchestrator.cloud_leg import api_key, cloud_leg
-from orchestrator.config import Config
+from orchestrator.config import Config, SiteOptions
 from orchestrator.http import SurfaceOptions, create_app
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, next_scorer, node_options, scorer
 from policies.control import LinkReport, Swap
@@ -144,7 +143,7 @@ class EdgeSite:
         config, push = self._config, self._stack.push_async_callback
         listener = self._stack.enter_context(contextlib.closing(_listener(config.site.host, self._port)))
         self._port = listener.getsockname()[1]
-        engine = await _edge_engine(config.site.engine, self._weights)
+        engine = await _edge_engine(config.site, self._weights)
         push(engine.close)
         self._log = OffloadLog(
             config.log_dir,
@@ -267,11 +266,16 @@ class _WithoutPrefill:
         await self._engine.close()
 
 
-async def _edge_engine(options: EngineOptions, weights: Weights) -> Engine:
-    if options.kind == "openai":
+async def _edge_engine(site: SiteOptions, weights: Weights) -> Engine:
+    options = site.engine
+    if options.kind in ("openai", "vllm-server"):
         assert options.base_url is not None, "checked by the configuration"
         settings = RemoteSettings(api_key("site.engine.api_key_env", options.api_key_env), logprobs=True)
-        return _WithoutPrefill(RemoteEngine(options.base_url, options.model, settings))
+        if options.kind == "openai":
+            return _WithoutPrefill(RemoteEngine(options.base_url, options.model, settings))
+        return await shared_engine(
+            options.base_url, site.name, weights.path, weights.version, settings, options.max_model_len
+        )
     cache = None if options.kv_cache_mb is None else options.kv_cache_mb << 20
     settings_here = LocalSettings(options.max_model_len, options.dtype, options.threads, cache)
     return await build_engine(options.kind, weights.path, weights.version, settings_here)

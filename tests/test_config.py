@@ -22,13 +22,13 @@ def test_every_example_is_a_valid_configuration(path: Path) -> None:
 
 
 def test_the_examples_are_the_promised_ones() -> None:
-    assert [path.stem for path in EXAMPLES] == ["budgets", "gpu", "openai-cloud", "single-machine"]
+    assert [path.stem for path in EXAMPLES] == ["budgets", "gpu", "openai-cloud", "shared-gpu", "single-machine"]
     gpu = load_config(EXAMPLES[1])
     assert (gpu.site.engine.model, gpu.cloud.model) == ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-32B")
 
 
 def test_the_single_machine_example_names_only_bundled_models() -> None:
-    config = load_config(EXAMPLES[3])
+    config = load_config(EXAMPLES[4])
     assert (config.site.engine.model, config.cloud.model) == ("bundled:edge", "bundled:cloud")
     assert config.ray.address is None
 
@@ -62,7 +62,10 @@ def test_every_setting_is_documented() -> None:
         ("site:\n  prot: 1", ["line 2: site.prot: unknown setting", "did you mean site.port?"]),
         ("zzz: 1", ["line 1: zzz: unknown setting", "known here: var, site, cloud"]),
         ("site: 3", ["line 1: site: 3 cannot be used", "Fix"]),
-        ("site: {engine: {kind: vlm}}", ["site.engine.kind: 'vlm'", "'vllm', 'transformers' or 'openai'"]),
+        (
+            "site: {engine: {kind: vlm}}",
+            ["site.engine.kind: 'vlm'", "'vllm', 'transformers', 'openai' or 'vllm-server'"],
+        ),
         ("site: {name: Plant One}", ["site.name: 'Plant One'", "lower-case letters"]),
         ("policy: {objective: {value_usd: 1, cloud_accuracy: 1}}", ["policy.objective.second_usd: missing", "Fix"]),
         ("prices: {request_usd: -1}", ["line 1: prices.request_usd: -1.0", "at least 0"]),
@@ -73,6 +76,11 @@ def test_every_setting_is_documented() -> None:
         ("cloud: {kind: openai, base_url: api.example.com}", ["cloud.base_url", "is not a URL"]),
         ("cloud: {kind: openai, base_url: https://a.example/v1}", ["link.kind: emulated cannot carry https", "direct"]),
         ("site: {engine: {kind: openai}}", ["site.engine.base_url: missing"]),
+        ("site: {engine: {kind: vllm-server}}\nlearner: {method: lora}", ["site.engine.base_url: missing"]),
+        (
+            "site: {engine: {kind: vllm-server, base_url: 'http://a/v1'}}",
+            ["learner.method", "share its weights", "lora"],
+        ),
         ("cloud: {replicas: 3, max_replicas: 2}", ["cloud.max_replicas: 2 is below cloud.replicas (3)"]),
         ("site: {port: 9000}\ncloud: {port: 9000}", ["line 2: cloud.port: 9000 is also site.port"]),
         ("link: {initial: {up: -1}}", ["link.initial.up: a rate of -1", "outage: true"]),

@@ -16,8 +16,8 @@ from benchmarks.gapg.answers import MAX_NEW_TOKENS, Answers
 from benchmarks.gapg.base import ASKS, LEVELS, MOST_ATTEMPTS, lesson, teach
 from benchmarks.gapg.capped import CAP, RATIOS, accuracy, allowed, first_come, interval, lowest, topped_up
 from benchmarks.gapg.cloud import WRONG, ask_cloud, cloud_right
-from benchmarks.gapg.form import LARGEST, build_tokenizer, is_simple, steps
-from benchmarks.gapg.knowing import hits
+from benchmarks.gapg.form import LARGEST, YES, build_tokenizer, is_simple, steps
+from benchmarks.gapg.knowing import hits, verdicts
 from benchmarks.gapg.report import KEEP, kept_reading
 from benchmarks.gapg.runs import METHODS, Spec
 from benchmarks.gapg.systems import System, by_itself
@@ -43,8 +43,8 @@ def test_an_answer_survives_the_tokenizer_and_means_the_same_to_the_verifier() -
         assert tokenizer.unk_token_id not in ids and len(ids) < MAX_NEW_TOKENS
         assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == text
         assert asks_for_help(text) != is_formatted(text)
-        reached = text.partition("</think>")[0].rsplit("=", 1)[1] == str(puzzle.target)
-        assert is_solved(puzzle, text) == (reached and not asks_for_help(text))
+        assert hits(puzzle, text) == verdicts(text)
+        assert is_solved(puzzle, text) == (verdicts(text)[-1] and not asks_for_help(text))
         solved += is_solved(puzzle, text)
     assert solved > 50
 
@@ -62,7 +62,7 @@ def test_a_prompt_has_no_unknown_token_and_says_whether_asking_is_allowed() -> N
         assert tokenizer.unk_token_id not in ids and len(ids) < 30 and asking != alone
 
 
-def test_lessons_try_again_only_after_a_failure_and_ask_only_where_they_may() -> None:
+def test_lessons_try_something_else_only_after_a_failure_and_ask_only_where_they_may() -> None:
     lessons = list(itertools.islice(teach(0), 2000))
     asking = [one for one in lessons if SHORT.help in one.messages[0]["content"]]
     asked = [asks_for_help(one.answer) for one in lessons]
@@ -73,8 +73,9 @@ def test_lessons_try_again_only_after_a_failure_and_ask_only_where_they_may() ->
         target = one.messages[1]["content"].rsplit(" ", 1)[1]
         attempts = one.answer.removeprefix("<think>").partition("</think>")[0].split(";")
         assert 1 <= len(attempts) <= MOST_ATTEMPTS
+        assert [attempt.endswith(YES) for attempt in attempts] == [f"={target}:" in attempt for attempt in attempts]
         # A random attempt may reach the target by luck; then it was not followed by design.
-        assert not any(attempt.endswith(f"={target}") for attempt in attempts[:-1])
+        assert not any(attempt.endswith(YES) for attempt in attempts[:-1])
 
 
 def test_steps_are_exact_and_refuse_what_a_small_model_cannot_write() -> None:
@@ -172,7 +173,11 @@ def test_only_a_model_that_may_ask_is_rewarded_for_it_and_every_run_has_its_own_
     assert Spec("gapg", 0).file(tmp_path / "other", tmp_path) != Spec("gapg", 0).file(tmp_path / "base", tmp_path)
 
 
+WRONG_TWICE = "<think>5+7=12,12-3=9:yes;5*7=35,35-3=32:no</think><answer>(5*7)-3</answer>"
+
+
 def test_an_attempt_hits_when_its_last_result_is_the_target() -> None:
     puzzle = Puzzle((5, 7, 3), 32, "(5 * 7) - 3", Split.TRAIN, LEVELS[0])
-    assert hits(puzzle, "<think>5+7=12,12-3=9;5*7=35,35-3=32</think><answer>(5*7)-3</answer>") == [False, True]
-    assert hits(puzzle, "<think>5+7=12,12-3=132</think>") == [False] and hits(puzzle, "") == [False]
+    assert hits(puzzle, WRONG_TWICE) == [False, True]
+    assert verdicts(WRONG_TWICE) == [True, False]
+    assert hits(puzzle, "<think>5+7=12,12-3=132:no</think>") == [False] and hits(puzzle, "") == [False]

@@ -198,7 +198,7 @@ async def test_an_answer_that_is_no_completion_is_an_engine_error(
 
 
 async def test_an_endless_answer_is_cut(cloud: Cloud, remote: RemoteEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.remote_engine.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("actors.endpoint.MAX_ANSWER_BYTES", 1000)
     cloud.answer = lambda _: Response(b"x" * 2000)
     with pytest.raises(EngineError, match="longer than 1000 bytes"):
         await remote.generate(ASK, Sampling())

@@ -22,7 +22,7 @@ from policies.fitting import BoolArray
 from policies.help_marker import HELP, asks_for_help
 from policies.score import FloatArray
 
-MAX_NEW_TOKENS = 72  # three attempts at four numbers, each of three steps, and the answer
+MAX_NEW_TOKENS = 80  # three attempts at four numbers, each of three steps, and the answer
 CONTEXT = 256
 
 

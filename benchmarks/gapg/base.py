@@ -1,8 +1,9 @@
 """The model everything starts from: supervised, on puzzles of the training split.
 
-It has seen good work and bad: an attempt is right with probability ``RIGHT`` and random otherwise, after a wrong one it
-goes on with probability ``GO_ON``, and where it may ask for help it does so with probability ``ASKS``, whether it
-failed or not. So it can try again and can ask, and when to do so is what reinforcement learning has to find.
+It has seen good work and bad: an attempt is right with probability ``RIGHT`` and another random one otherwise, after a
+wrong one it goes on with probability ``GO_ON``, and where it may ask for help it does so with probability ``ASKS``,
+whether it failed or not. So it says whether it failed, can try again and can ask; when to ask is what reinforcement
+learning has to find.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from random import Random
 
 from actors.trainer import Trainer
 from actors.training import Sample, TrainConfig
-from benchmarks.gapg.form import answer, build_tokenizer, is_simple, random_attempt, steps
+from benchmarks.gapg.form import answer, build_tokenizer, is_simple, random_attempt, reaches
 from orchestrator.bundled.recipes import Recipe
 from orchestrator.bundled.train import build_model, export
 from orchestrator.tasks.countdown import SHORT, Level, Puzzle, messages, puzzles
@@ -85,9 +86,8 @@ def lesson(rng: Random, puzzle: Puzzle, may_ask: bool) -> Sample:
     """One puzzle as the base is to answer it."""
     attempts: list[str] = []
     while True:
-        attempts.append(puzzle.solution if rng.random() < RIGHT else random_attempt(rng, puzzle.numbers))
-        solved = steps(attempts[-1])[-1].endswith(f"={puzzle.target}")
-        if solved or len(attempts) == MOST_ATTEMPTS or rng.random() >= GO_ON:
+        attempts.append(puzzle.solution if rng.random() < RIGHT else random_attempt(rng, puzzle.numbers, attempts))
+        if reaches(attempts[-1], puzzle.target) or len(attempts) == MOST_ATTEMPTS or rng.random() >= GO_ON:
             break
     ask = may_ask and rng.random() < ASKS
-    return Sample(messages(puzzle, SHORT, may_ask), (), answer(attempts, ask))
+    return Sample(messages(puzzle, SHORT, may_ask), (), answer(attempts, puzzle.target, ask))

@@ -1,10 +1,10 @@
 """What an answer looks like, and the tokenizer that makes it short.
 
-    <think>5+7=12,12-3=9;5*7=35,35-3=32</think><answer>(5*7)-3</answer>
+    <think>5+7=12,12-3=9:no;5*7=35,35-3=32:yes</think><answer>(5*7)-3</answer>
 
-Attempts stand between semicolons, their steps between commas: whoever reads the last number knows whether it failed.
-Where the model asks for help, the help marker takes the answer's place. Every number up to ``LARGEST``, sign, tag and
-the whole help marker is one token, so that an answer has 20 to 60 of them.
+Attempts stand between semicolons, their steps between commas, and each ends with the model's own verdict on whether
+it reached the target. Where the model asks for help, the help marker takes the answer's place. Every number up to
+``LARGEST``, sign, word, tag and the whole help marker is one token, so that an answer has 20 to 70 of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ PAD, END, ROLES = "<|pad|>", "<|end|>", ("<|system|>", "<|user|>", "<|assistant|
 _WORDS = sorted(
     set(f"{SHORT.system}{SHORT.help} {SHORT.user}".replace("{numbers}", "").replace("{target}", "").split())
 )
+YES, NO = ":yes", ":no"
 _SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 _CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -35,7 +36,7 @@ _CHAT = (
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer: whole numbers, words of the template, single signs; nothing is fitted."""
-    pieces = [*map(str, range(LARGEST + 1)), *_WORDS, *"+-*/()=,; "]
+    pieces = [*map(str, range(LARGEST + 1)), *_WORDS, "yes", "no", *"+-*/()=,;: "]
     words = Tokenizer(models.WordLevel({piece: place for place, piece in enumerate(["<|unk|>", *pieces])}, "<|unk|>"))
     words.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d+|[a-z]+|[^a-z\d]"), behavior="isolated")
     words.decoder = decoders.Fuse()
@@ -53,9 +54,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def answer(attempts: Sequence[str], ask: bool) -> str:
+def answer(attempts: Sequence[str], target: int, ask: bool) -> str:
     """The text that thinks through ``attempts`` (expressions) and answers with the last one, or asks for help."""
-    thought = ";".join(",".join(steps(attempt)) for attempt in attempts)
+    thought = ";".join(f"{','.join(steps(attempt))}{YES if reaches(attempt, target) else NO}" for attempt in attempts)
     end = HELP if ask else f"{ANSWER}{attempts[-1].replace(' ', '')}{END_ANSWER}"
     return f"{THINK}{thought}{END_THINK}{end}"
 
@@ -71,11 +72,16 @@ def steps(expression: str) -> list[str]:
     return found
 
 
-def random_attempt(rng: Random, numbers: Sequence[int]) -> str:
-    """An expression over all the numbers with simple steps, whatever it comes to."""
+def reaches(expression: str, target: int) -> bool:
+    """Whether the last of the expression's steps is the target."""
+    return steps(expression)[-1].endswith(f"={target}")
+
+
+def random_attempt(rng: Random, numbers: Sequence[int], known: Sequence[str] = ()) -> str:
+    """An expression over all the numbers with simple steps that is not ``known``, whatever it comes to."""
     while True:
         _, words = random_expression(rng, list(numbers))
-        if is_simple(words):
+        if words not in known and is_simple(words):
             return words
 
 
