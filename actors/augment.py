@@ -1,17 +1,19 @@
 """More samples from few labels: the same request with other numbers, among other tools, and two requests in one (ours).
 
-Three changes leave a labelled call right. An id or a number that stands once in the request's last message and in the
-answer was copied, so another one of the same shape may take its place on both sides; the gate's own check then
+Three changes leave a labelled call right. A value that stands once in the request's last message and in the answer was
+copied, so another may take its place on both sides: for an id, a number or a time one of the same shape, for a word
+another of its parameter's enum, or one that other labels have copied to the same parameter. The gate's own check then
 says whether the changed call still fits its schema. The tools that are not called may come in any order, or not at
 all. And where a site's users sometimes ask for two things at once, two requests for one thing each make such a request:
 but only if every argument is told by the last message or its schema, for what else was said differs between the two.
-What a small model would otherwise learn by heart it has to copy. Prose answers and times (14:30) are left alone.
+What a small model would otherwise learn by heart it has to copy. Prose answers are left alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -22,17 +24,20 @@ from policies.types import ToolCall
 
 AS_IT_WAS = 0.15  # share of variants that keep their values: the real ones are the truest
 MOST_JOINED = 0.25  # of the variants; twice the share of labels with several calls, which are the hardest to learn
+TIME = re.compile(r"\d\d:\d\d")
+TRIES = 4  # of other values, until all fit the schema
+Place = tuple[str, str]  # tool and parameter
 JOINS = (" and ", ", then ", "; also ", ". ")
 
 
 def variants(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     """``count`` versions of every sample, the first as it is."""
-    rng = Random(seed)
+    rng, words = Random(seed), _words(samples)
     several = sum(len(parse(sample.answer).calls) > 1 for sample in samples)
     single = [sample for sample in samples if _is_told(sample)]
     joined = min(2.0 * several / max(len(samples), 1), MOST_JOINED) if len(single) > 1 else 0.0
     return [
-        sample if n == 0 else _varied(rng, _joined(rng, single) if rng.random() < joined else sample)
+        sample if n == 0 else _varied(rng, _joined(rng, single) if rng.random() < joined else sample, words)
         for sample in samples
         for n in range(count)
     ]
@@ -62,42 +67,91 @@ def _is_told(sample: Sample) -> bool:
     )
 
 
-def _varied(rng: Random, sample: Sample) -> Sample:
+def _words(samples: Iterable[Sample]) -> dict[Place, list[str]]:
+    """By parameter, the words that may stand there: those of its enum, else those copied from a message."""
+    found: dict[Place, dict[str, None]] = defaultdict(dict)
+    for sample in samples:
+        text, tools = sample.messages[-1].get("content"), {tool["function"]["name"]: tool for tool in sample.tools}
+        for call in parse(sample.answer).calls if isinstance(text, str) else ():
+            for name, value in call.arguments.items():
+                if isinstance(value, str) and not _has_digit(value) and _stands_once(value, text):
+                    found[call.name, name] |= dict.fromkeys(_enum(tools.get(call.name), name) or [value])
+    return {place: list(words) for place, words in found.items()}
+
+
+def _enum(tool: Mapping[str, Any] | None, name: str) -> list[str]:
+    properties = ((tool or {}).get("function", {}).get("parameters") or {}).get("properties") or {}
+    return [value for value in (properties.get(name) or {}).get("enum") or () if isinstance(value, str)]
+
+
+def _varied(rng: Random, sample: Sample, words: Mapping[Place, Sequence[str]]) -> Sample:
     calls = parse(sample.answer).calls
     if not calls:
         return sample
-    changed = sample if rng.random() < AS_IT_WAS else _other_values(rng, sample, calls)
+    changed = sample if rng.random() < AS_IT_WAS else _other_values(rng, sample, calls, words)
     return replace(changed, tools=_other_tools(rng, sample.tools, {call.name for call in calls}))
 
 
-def _other_values(rng: Random, sample: Sample, calls: Sequence[ToolCall]) -> Sample:
+def _other_values(
+    rng: Random, sample: Sample, calls: Sequence[ToolCall], words: Mapping[Place, Sequence[str]]
+) -> Sample:
     *before, last = sample.messages
     text = last.get("content")
     if not isinstance(text, str):
         return sample
+    for _ in range(TRIES):
+        if not (swaps := _swaps(rng, text, calls, words)):
+            break
+        answer = render([replace(call, arguments=_swapped(call.arguments, swaps)) for call in calls])
+        if check(parse(answer), sample.tools, True) is None:
+            found = re.compile("|".join(_alone(value) for value in swaps))
+            changed = found.sub(lambda match, swaps=swaps: swaps[match.group()], text)  # type: ignore[misc]
+            return replace(sample, messages=[*before, {**last, "content": changed}], answer=answer)
+    return sample
+
+
+def _swaps(rng: Random, text: str, calls: Sequence[ToolCall], words: Mapping[Place, Sequence[str]]) -> dict[str, str]:
+    """What takes the place of each copied value; no two get the same word."""
     swaps = {value: _alike(rng, value) for value in _copied(text, calls)}
-    answer = render([replace(call, arguments=_swapped(call.arguments, swaps)) for call in calls])
-    if not swaps or check(parse(answer), sample.tools, True) is not None:
-        return sample
-    found = re.compile("|".join(_alone(value) for value in swaps))
-    words = found.sub(lambda match: swaps[match.group()], text)
-    return replace(sample, messages=[*before, {**last, "content": words}], answer=answer)
+    for value, others in _copied_words(text, calls, words):
+        left = [other for other in others if other not in text and other not in swaps.values()]
+        if left:
+            swaps[value] = rng.choice(left)
+    return swaps
 
 
 def _copied(text: str, calls: Sequence[ToolCall]) -> list[str]:
     """Values with digits that were taken from ``text`` as they stand there, once."""
     values = dict.fromkeys(str(leaf) for call in calls for leaf in _leaves(call.arguments))
-    return [v for v in values if text.count(v) == 1 and re.search(_alone(v), text)]
+    return [value for value in values if _has_digit(value) and _stands_once(value, text)]
 
 
-def _leaves(value: Any) -> Iterator[str | int]:
+def _copied_words(
+    text: str, calls: Sequence[ToolCall], words: Mapping[Place, Sequence[str]]
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """Values without digits that were, and what may stand in their place."""
+    for call in calls:
+        for name, value in call.arguments.items():
+            if isinstance(value, str) and not _has_digit(value) and _stands_once(value, text):
+                yield value, words.get((call.name, name), ())
+
+
+def _stands_once(value: str, text: str) -> bool:
+    return bool(value) and text.count(value) == 1 and re.search(_alone(value), text) is not None
+
+
+def _has_digit(value: str) -> bool:
+    return re.search(r"\d", value) is not None
+
+
+def _leaves(value: Any) -> Iterator[str | int | float]:
     if isinstance(value, Mapping):
         for part in value.values():
             yield from _leaves(part)
     elif isinstance(value, list):
         for part in value:
             yield from _leaves(part)
-    elif isinstance(value, str | int) and not isinstance(value, bool) and re.fullmatch(r"[^:]*\d[^:]*", str(value)):
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
         yield value
 
 
@@ -112,9 +166,13 @@ def _swapped(value: Any, swaps: Mapping[str, str]) -> Any:
 
 
 def _alike(rng: Random, value: str) -> str:
-    """Other digits in the same places; a number keeps a first digit that is not 0."""
+    """Other digits in the same places; the first of a number is 0 only where it was, and a time stays one."""
+    if TIME.fullmatch(value):
+        return f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
     drawn = re.sub(r"\d", lambda _: str(rng.randint(0, 9)), value)
-    return str(rng.randint(1, 9)) + drawn[1:] if value.isdigit() else drawn
+    if not re.fullmatch(r"\d+(\.\d+)?", value):
+        return drawn
+    return ("0" if value[0] == "0" else str(rng.randint(1, 9))) + drawn[1:]
 
 
 def _alone(value: str) -> str:

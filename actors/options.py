@@ -165,7 +165,7 @@ class LearnerOptions(Options):
     steps: int = Field(default=200, ge=1)
     """Optimiser steps."""
 
-    variants: int = Field(default=8, ge=1, le=64)
+    variants: int = Field(default=32, ge=1, le=64)
     """Versions of every labelled record to train on (other numbers, other tools beside the called); 1: as it is."""
 
     batch_size: int = Field(default=16, ge=1)

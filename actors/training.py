@@ -63,7 +63,7 @@ class TrainConfig:
     """
 
     steps: int = 200
-    variants: int = 8
+    variants: int = 32
     batch_size: int = 16
     anchor_batch: int = 8
     lr: float = 1.5e-3

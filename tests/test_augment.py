@@ -24,7 +24,10 @@ TOOL = {
             "properties": {
                 "id": {"type": "string"},
                 "cpu": {"type": "integer", "maximum": 64},
-                "time": {"type": "string"},
+                "time": {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"},
+                "load": {"type": "number", "maximum": 0.5},
+                "tier": {"enum": ["gold", "silver", "bronze"]},
+                "site": {"type": "string"},
             },
         },
     },
@@ -49,14 +52,53 @@ def test_a_copied_value_changes_on_both_sides() -> None:
     assert len(seen(sample("give s-204 12 cores", {"id": "s-204", "cpu": 12}))) > 20
 
 
+def test_times_and_fractions_stay_what_they_are() -> None:
+    found = seen(sample("at 14:30, load 0.25", {"time": "14:30", "load": 0.25}))
+    assert len(found) > 20
+    for text, arguments in found:
+        values = json.loads(arguments)
+        said = text.rpartition(" ")[2]
+        assert text == f"at {values['time']}, load {said}" and float(said) == values["load"] <= 0.5
+
+
+def test_a_copied_word_becomes_another_of_its_enum() -> None:
+    found = seen(sample("make it gold", {"tier": "gold"}))
+    assert {text for text, _ in found} == {"make it gold", "make it silver", "make it bronze"}
+    assert all(json.loads(arguments)["tier"] == text.rpartition(" ")[2] for text, arguments in found)
+
+
+def test_a_copied_word_becomes_one_that_another_label_copied_there() -> None:
+    said = [sample(f"move it to {site}", {"site": site}) for site in ("harbor", "mill")]
+    never = sample("move it to the usual place", {"site": "depot"})
+    made = {
+        (v.messages[-1]["content"], parse(v.answer).calls[0].arguments["site"]) for v in variants([*said, never], 40, 0)
+    }
+    assert made == {
+        ("move it to harbor", "harbor"),
+        ("move it to mill", "mill"),
+        ("move it to the usual place", "depot"),
+    }
+
+
+def test_two_copied_words_never_become_the_same() -> None:
+    both = [ToolCall("scale", {"site": "mill"}), ToolCall("scale", {"site": "harbor"})]
+    asked_for = Sample([{"role": "user", "content": "mill, then harbor"}], [TOOL], render(both))
+    more = [sample(f"at {site}", {"site": site}) for site in ("quay", "hill", "mill", "harbor")]
+    for one in variants([asked_for, *more], 60, 0)[:60]:
+        sites = [call.arguments["site"] for call in parse(one.answer).calls]
+        assert len(sites) < 2 or len(set(sites)) == len(sites)
+
+
 @pytest.mark.parametrize(
     ("text", "arguments"),
     [
         ("give it 12 cores, no, 12", {"cpu": 12}),  # twice: which one was copied?
         ("give it a dozen cores", {"cpu": 12}),
         ("give s-12 more cores", {"cpu": 12}),  # part of an id
-        ("at 14:30", {"time": "14:30"}),
         ("at 1.12 or so", {"cpu": 1}),
+        ("a golden slice", {"tier": "gold"}),  # part of a word
+        ("gold for the gold mine", {"tier": "gold"}),
+        ("at the harbor", {"site": "harbor"}),  # no other site is known
     ],
 )
 def test_what_was_not_plainly_copied_stays(text: str, arguments: dict[str, object]) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,6 +28,7 @@ class Worth:
 
     ``offload`` and ``success`` are those of edge and cloud together at the site's threshold; ``frontier`` is their
     success at offload shares of 0, .01, .02, ... 1, the drafts with the lowest scores going to the cloud.
+    ``strict_valid`` is the share of schema-valid answers under a grammar.
     """
 
     version: str
@@ -39,6 +39,7 @@ class Worth:
     offload: float
     success: float
     frontier: tuple[float, ...]
+    strict_valid: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Seen:
     edge: BoolArray
     cloud: BoolArray
     valid: BoolArray
+    strict_valid: float
 
     @property
     def frontier(self) -> tuple[float, ...]:
@@ -64,32 +66,22 @@ class Seen:
         right = np.where(kept, self.edge, self.cloud)
         edge, valid = float(self.edge.mean()), float(self.valid.mean())
         quality = auroc(self.score, self.edge), ece(self.score, self.edge)
-        return Worth(
-            site.node.version, edge, valid, *quality, float(1 - kept.mean()), float(right.mean()), self.frontier
-        )
+        offload, success = float(1 - kept.mean()), float(right.mean())
+        return Worth(site.node.version, edge, valid, *quality, offload, success, self.frontier, self.strict_valid)
 
 
 async def look(site: Site, tasks: Sequence[Task]) -> Seen:
     """The live version of ``site`` on ``tasks``."""
     answered = await site.drafts(tasks)
     cloud = await site.cloud_texts([Prompt(task.messages, task.tools) for task in tasks])
+    strict = await site.strict(tasks)
     return Seen(
         np.array([_score(site.scorer(), one) for one in answered]),
         np.array([one.correct for one in answered]),
         np.array([is_correct(task, parse(text).calls) for task, text in zip(tasks, cloud, strict=True)]),
         np.array([one.is_valid for one in answered]),
+        float(np.mean([is_schema_valid(task, text) for task, text in zip(tasks, strict, strict=True)])),
     )
-
-
-async def strict_validity(site: Site, tasks: Sequence[Task]) -> float:
-    """Share of schema-valid answers of the live version under a grammar."""
-    texts = await site.strict(tasks)
-    return float(np.mean([is_schema_valid(task, text) for task, text in zip(tasks, texts, strict=True)]))
-
-
-def as_json(worth: Worth) -> dict[str, Any]:
-    """Plain data."""
-    return asdict(worth)
 
 
 def _score(scorer: Scorer, one: Answered) -> float:
