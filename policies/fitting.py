@@ -10,6 +10,7 @@ import numpy.typing as npt
 from policies.score import FloatArray
 
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 
 FLAT = 1e-9  # a feature that varies less than this is a constant and gets no weight
 

@@ -15,13 +15,10 @@ from operator import neg
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
-from policies.fitting import as_tuple
+from policies.fitting import IntArray, as_tuple
 from policies.outcomes import Outcomes
 from policies.score import FloatArray
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

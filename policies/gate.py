@@ -15,12 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from policies.fitting import BoolArray
+from policies.fitting import BoolArray, IntArray
 from policies.score import FloatArray
-
-IntArray = npt.NDArray[np.int64]
 
 RESAMPLES = 2000  # the 5 % quantile of the bootstrap then has an error of about 0.5 % in level
 

@@ -18,8 +18,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from policies.fitting import IntArray
 from policies.score import FloatArray
 from policies.toolcalls import CLOSE, OPEN, check, parse, render, same_answer
 from policies.types import ToolCall
@@ -27,7 +27,6 @@ from policies.types import ToolCall
 if TYPE_CHECKING:
     from torch import Tensor
 
-IntArray = npt.NDArray[np.int64]
 
 PRIOR = 50.0  # precision of the Gaussian prior on standardised weights: 200 pairs must not fit 200 features
 CENTRING = 1e-3  # small: the level of r matters to nobody, it only must not drift

@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.checks import nonnegative, probability
-from policies.fitting import BoolArray
-
-IntArray = npt.NDArray[np.int64]
+from policies.fitting import BoolArray, IntArray
 
 _ROUNDING = 1e-9  # of rho * |D1|: 0.3 / 0.7 * 7 must allow 3 prompts
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from policies.calibration import EDGE
-from policies.fitting import BoolArray
+from policies.fitting import BoolArray, IntArray
 from policies.json_fields import LARGEST, loads, numbers
 from policies.preference import packed, unpacked
 from policies.score import FloatArray
@@ -27,7 +27,6 @@ from policies.score_maps import Platt, map_from_json
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-IntArray = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 BITS = 14

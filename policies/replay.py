@@ -19,16 +19,13 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from policies.checks import nonnegative
 from policies.cost import unit_costs, unit_prices
-from policies.fitting import BoolArray
+from policies.fitting import BoolArray, IntArray
 from policies.score import FloatArray
 from policies.threshold import FixedThreshold, OptimalThreshold, ThresholdPolicy
 from policies.types import CloudSpeed, CloudWork, Objective, RoutingState
-
-IntArray = npt.NDArray[np.int64]
 
 RESAMPLES = 1000  # the 2.5 % quantile then has an error of about 0.5 % in level
 GROUPS = 1000  # requests beyond this are resampled in random groups: the variance of a mean stays the same

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.figures import interval
 from benchmarks.gapg.answers import MAX_NEW_TOKENS, Answers
 from benchmarks.gapg.base import ASKS, LEVELS, MOST_ATTEMPTS, lesson, teach
-from benchmarks.gapg.capped import CAP, RATIOS, accuracy, allowed, first_come, interval, lowest, topped_up
+from benchmarks.gapg.capped import CAP, RATIOS, accuracy, allowed, first_come, lowest, topped_up
 from benchmarks.gapg.cloud import WRONG, ask_cloud, cloud_right
 from benchmarks.gapg.form import LARGEST, YES, build_tokenizer, is_simple, steps
 from benchmarks.gapg.knowing import hits, verdicts

@@ -7,11 +7,9 @@ who is scored sends the lowest scores. A refused request is wrong, unless a seco
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from policies.fitting import BoolArray
 from policies.score import FloatArray
@@ -63,12 +61,3 @@ def accuracy(sent: BoolArray, right: BoolArray, cloud: BoolArray) -> Accuracy:
     conditional = kept.sum() / max(int((~sent).sum()), 1)
     overall = np.where(sent, cloud, right).mean()
     return Accuracy(float(overall), float(conditional), float(kept.mean()), float(sent.mean()))
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval (Student's t): mean, low, high. One seed has no interval: NaN."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half

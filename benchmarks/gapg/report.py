@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import Figure, at_least
+from benchmarks.figures import Figure, at_least, interval
 from benchmarks.gapg.base import ASKS, GO_ON, LEVELS, MOST_ATTEMPTS, RIGHT
-from benchmarks.gapg.capped import CAP, interval
+from benchmarks.gapg.capped import CAP
 from benchmarks.gapg.cloud import WRONG
 from benchmarks.gapg.form import LARGEST
 from benchmarks.gapg.knowing import Knowing

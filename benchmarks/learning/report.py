@@ -5,30 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from scipy.stats import t as student
-
-from benchmarks.figures import Figure, at_least, at_most, publish
+from benchmarks.figures import Figure, at_least, at_most, interval, publish
 from benchmarks.learning.variants import DEFAULT, VARIANTS
 
 Result = dict[str, Any]
-COLUMNS: dict[str, Callable[[Result], float]] = {
-    "edge right": lambda run: run["marks"][-1]["edge_success"],
-    "schema valid": lambda run: run["marks"][-1]["schema_valid"],
-    "valid under grammar": lambda run: run["strict_valid"],
-    "AUROC": lambda run: run["marks"][-1]["auroc"],
-    "ECE": lambda run: run["marks"][-1]["ece"],
-    "offloads": lambda run: run["marks"][-1]["offload"],
-    "success": lambda run: run["marks"][-1]["success"],
-    "offloads at equal success": lambda run: equal_offload(run, -1),
-    "at one point less": lambda run: equal_offload(run, -1, POINT),
-    "versions published": lambda run: float(sum("published" in made["reason"] for made in run["rounds"])),
-    "CPU minutes": lambda run: run["cpu_seconds"] / 60,
-}
+Mark = dict[str, Any]
+COLUMNS = (
+    "edge right",
+    "schema valid",
+    "valid under grammar",
+    "AUROC",
+    "ECE",
+    "offloads",
+    "success",
+    "offloads at equal success",
+    "at one point less",
+    "success at half the offloads",
+    "CPU minutes",
+)
 RECOVERED = 0.8  # of what the shift cost
 ROUNDING = 1e-4  # of the frontier
 POINT = 0.01  # of success; the loop's own benchmark allows as much
@@ -48,39 +47,52 @@ def write(paths: Sequence[Path], options: argparse.Namespace) -> int:
     return status
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval (Student's t); nan with one value."""
-    if len(values) < 2:
-        return mean(values), float("nan")
-    return mean(values), float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-
-
 def _rounds(runs: Sequence[Result]) -> Iterator[Figure]:
     ours = [run for run in runs if run["variant"] == DEFAULT.name]
     before, after = ([run["marks"][at] for run in ours] for at in (0, -1))
+    yield Figure("requests served, each seed", ours[0]["requests"], "requests")
+    yield Figure("the cloud alone: success", mean(mark["frontier"][-1] for mark in before), "share")
     for words, slack in (("equal success", 0.0), ("one point less success", POINT)):
-        first, last = (mean(equal_offload(run, at, slack) for run in ours) for at in (0, -1))
+        first, last = (mean(equal_offload(run, run["marks"][at], slack) for run in ours) for at in (0, -1))
         yield Figure(f"offloads at {words}, first version", first, "share")
         yield Figure(f"offloads at {words}, last version", last, "share")
         yield at_most(f"offloads at {words}, last / first", last / first, "ratio", 0.5)
+    changes = [half_as_many(run, run["marks"][-1]) - run["marks"][0]["success"] for run in ours]
+    for words, value in zip(("mean", "95 % low", "95 % high"), interval(changes), strict=True):
+        if math.isfinite(value):
+            yield Figure(f"success at half the offloads, last - first, {words}", value, "share")
     yield Figure("offloads as served, first version", mean(m["offload"] for m in before), "share")
     yield Figure("offloads as served, last version", mean(m["offload"] for m in after), "share")
     yield Figure("success as served, first version", mean(m["success"] for m in before), "share")
     yield Figure("success as served, last version", mean(m["success"] for m in after), "share")
     change = min(b["schema_valid"] - a["schema_valid"] for a, b in zip(before, after, strict=True))
     yield at_least("schema validity, last - first, worst seed", change, "share", -0.005)
-    strict = min(run["strict_valid"] for run in ours)
-    yield at_least("schema validity under a grammar, worst seed", strict, "share", 0.995)
+    strict = min(mark["strict_valid"] for run in ours for mark in run["marks"])
+    yield at_least("schema validity under a grammar, worst version", strict, "share", 0.995)
 
 
-def equal_offload(run: Result, at: int, slack: float = 0.0) -> float:
+def _row(run: Result, mark: Mark) -> list[float]:
+    """A mark's values, by column."""
+    names = ("edge_success", "schema_valid", "strict_valid", "auroc", "ece", "offload", "success")
+    equal, nearly = equal_offload(run, mark), equal_offload(run, mark, POINT)
+    return [*(mark[name] for name in names), equal, nearly, half_as_many(run, mark), mark["cpu_seconds"] / 60]
+
+
+def equal_offload(run: Result, mark: Mark, slack: float = 0.0) -> float:
     """Least share of offloads at which a mark's edge and cloud are as often right as the first site was, as served.
 
     1 where no share is enough: the first site was more often right than the cloud alone.
     """
-    wanted = run["marks"][0]["success"] - slack - ROUNDING
-    frontier = run["marks"][at]["frontier"]
+    wanted: float = run["marks"][0]["success"] - slack - ROUNDING
+    frontier: list[float] = mark["frontier"]
     return next((n / (len(frontier) - 1) for n, success in enumerate(frontier) if success >= wanted), 1.0)
+
+
+def half_as_many(run: Result, mark: Mark) -> float:
+    """A mark's success where it may send half as much as the first site sent."""
+    frontier: list[float] = mark["frontier"]
+    share: float = run["marks"][0]["offload"] / 2
+    return frontier[round(share * (len(frontier) - 1))]
 
 
 def _shift(runs: Sequence[Result]) -> Iterator[Figure]:
@@ -116,14 +128,22 @@ def recovery(run: Result) -> dict[str, Any]:
 
 
 def _page(rounds: Sequence[Result], shifts: Sequence[Result], out: Path) -> Iterator[str]:
-    yield f"\n## Ways to learn\n\nAfter {rounds[0]['requests']} requests; mean over the seeds, 95 % interval.\n"
+    served = min(run["requests"] for run in rounds)
+    yield f"\n## Ways to learn\n\nAfter {served} requests; mean over the seeds, 95 % interval.\n"
     yield "| | seeds | " + " | ".join(COLUMNS) + " |\n|---|---:|" + "---:|" * len(COLUMNS)
     for variant in VARIANTS:
-        mine = [run for run in rounds if run["variant"] == variant.name]
+        mine = [_row(run, _at(run, served)) for run in rounds if run["variant"] == variant.name]
         if mine:
-            cells = (_cell([column(run) for run in mine]) for column in COLUMNS.values())
-            yield f"| {variant.name} | {len(mine)} | " + " | ".join(cells) + " |"
-    yield f"\n![offloads at equal success]({out.stem}_rounds.png)\n\n## After a shift\n"
+            cells = " | ".join(map(_cell, zip(*mine, strict=True)))
+            yield f"| {variant.name} | {len(mine)} | {cells} |"
+    yield "\n## What ships, round by round\n\nMeans over the seeds.\n"
+    yield "| requests | calls | " + " | ".join(COLUMNS) + " |\n|---:|---:|" + "---:|" * len(COLUMNS)
+    ours = [run for run in rounds if run["variant"] == DEFAULT.name]
+    for marks in zip(*(run["marks"] for run in ours), strict=True):
+        rows = [_row(run, mark) for run, mark in zip(ours, marks, strict=True)]
+        means, calls = map(mean, zip(*rows, strict=True)), mean(mark["calls"] for mark in marks)
+        yield f"| {marks[0]['requests']} | {calls:.0f} | " + " | ".join(f"{value:.3f}" for value in means) + " |"
+    yield f"\n![offloads at one point less success]({out.stem}_rounds.png)\n\n## After a shift\n"
     yield "| seed | before | just after | at the end | recovered | calls until 80 % | edge right on old requests |"
     yield "|---:|" * 1 + "---:|" * 6
     for run in shifts:
@@ -135,9 +155,15 @@ def _page(rounds: Sequence[Result], shifts: Sequence[Result], out: Path) -> Iter
     yield f"\n![edge right after a shift]({out.stem}_shift.png)"
 
 
+def _at(run: Result, requests: int) -> Mark:
+    """The mark after so many requests."""
+    found: Mark = next(mark for mark in reversed(run["marks"]) if mark["requests"] <= requests)
+    return found
+
+
 def _cell(values: Sequence[float]) -> str:
-    middle, half = interval(values)
-    return f"{middle:.3f} ± {half:.3f}" if math.isfinite(half) else f"{middle:.3f}"
+    middle, _, high = interval(values)
+    return f"{middle:.3f} ± {high - middle:.3f}" if math.isfinite(high) else f"{middle:.3f}"
 
 
 def _curves(runs: Sequence[Result], path: Path) -> None:
@@ -146,7 +172,7 @@ def _curves(runs: Sequence[Result], path: Path) -> None:
         mine = [run for run in runs if run["variant"] == variant.name]
         if mine:
             asked = [mark["requests"] for mark in mine[0]["marks"]]
-            shares = [mean(equal_offload(run, at, POINT) for run in mine) for at in range(len(asked))]
+            shares = [mean(equal_offload(run, run["marks"][at], POINT) for run in mine) for at in range(len(asked))]
             plot.plot(asked, shares, label=variant.name)
     plot.set(xlabel="requests", ylabel="offloads at one point less success", ylim=(0, None))
     plot.legend(fontsize=7)

@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from actors.scorer import Scorer
 from benchmarks.both_answers import Both
 from policies.early import Running, ScoreBound
-from policies.fitting import BoolArray
+from policies.fitting import BoolArray, IntArray
 from policies.score import FloatArray
 
 TOKEN_S = 0.004  # what a token of a draft takes on two cores
 MAX_TOKENS = 160
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ import numpy as np
 
 from actors.scorer import first_scorer
 from benchmarks.figures import Figure, at_least
-from benchmarks.routing.drafts import TOKEN_S, Drafts, IntArray
+from benchmarks.routing.drafts import TOKEN_S, Drafts
 from benchmarks.routing.material import Material, arrivals, states_over, traces
 from orchestrator.bundled.train import MODELS
-from policies.fitting import BoolArray
+from policies.fitting import BoolArray, IntArray
 from policies.gain import GainCurve
 from policies.outcomes import kappas
 from policies.prompt_score import PromptScore

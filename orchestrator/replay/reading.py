@@ -25,8 +25,8 @@ from actors.edge_node import DOWN_OVERHEAD_BYTES, UP_OVERHEAD_BYTES
 from actors.offload_log import read_log
 from orchestrator.screening import numbers, said, screen
 from policies.errors import LogError
-from policies.fitting import BoolArray
-from policies.replay import IntArray, Logged
+from policies.fitting import BoolArray, IntArray
+from policies.replay import Logged
 from policies.score import FloatArray
 from policies.toolcalls import parse, same_answer
 from policies.types import LinkState, Prices, Reason, Route, RoutingState

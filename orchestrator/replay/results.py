@@ -9,14 +9,13 @@ import numpy as np
 
 from orchestrator.replay.reading import Reading
 from policies.advantage import Rise, Verdict, check
-from policies.fitting import BoolArray
+from policies.fitting import BoolArray, IntArray
 from policies.outcomes import Outcomes
 from policies.replay import (
     Draws,
     Estimate,
     Estimator,
     Figures,
-    IntArray,
     Priced,
     estimate,
     figures,
