@@ -13,7 +13,7 @@ demo: install
 	$(BIN)/netgpt demo
 
 test: dev check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 # Formatting, types and the direction of imports.
 check: dev

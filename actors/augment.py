@@ -137,7 +137,8 @@ def _copied_words(
 
 
 def _stands_once(value: str, text: str) -> bool:
-    return bool(value) and text.count(value) == 1 and re.search(_alone(value), text) is not None
+    """Whether it was plainly taken from ``text``; a single letter may as well be an article."""
+    return (len(value) > 1 or value.isdigit()) and text.count(value) == 1 and re.search(_alone(value), text) is not None
 
 
 def _has_digit(value: str) -> bool:

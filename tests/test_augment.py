@@ -26,7 +26,7 @@ TOOL = {
                 "cpu": {"type": "integer", "maximum": 64},
                 "time": {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"},
                 "load": {"type": "number", "maximum": 0.5},
-                "tier": {"enum": ["gold", "silver", "bronze"]},
+                "tier": {"enum": ["gold", "silver", "bronze", "a"]},
                 "site": {"type": "string"},
             },
         },
@@ -96,6 +96,7 @@ def test_two_copied_words_never_become_the_same() -> None:
         ("give it a dozen cores", {"cpu": 12}),
         ("give s-12 more cores", {"cpu": 12}),  # part of an id
         ("at 1.12 or so", {"cpu": 1}),
+        ("to tier a", {"tier": "a"}),
         ("a golden slice", {"tier": "gold"}),  # part of a word
         ("gold for the gold mine", {"tier": "gold"}),
         ("at the harbor", {"site": "harbor"}),  # no other site is known

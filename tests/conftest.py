@@ -1,0 +1,27 @@
+"""Which tests run side by side: files do, but those that start Ray come one after the other, and first."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+RAY = ("test_system", "test_train_job", "test_train_policy", "test_learner", "test_ray_cluster", "test_session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest first: the scheduler keeps this order."""
+    items.sort(key=lambda item: item.path.stem not in RAY)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """A file stays on one worker, for its engines' sake; two Ray sessions at once would take each other's memory."""
+    return _ByFile(config, log)
+
+
+class _ByFile(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        name = PurePosixPath(nodeid.partition("::")[0]).stem
+        return "ray" if name in RAY else name
