@@ -44,6 +44,7 @@ ORDER_FILE, OUTCOME_FILE, PROGRESS_FILE, HUNG_FILE = "order.json", "outcome.json
 POLL_S = 0.2  # between two looks for a file: nothing beside a round's seconds, and no work for the machine
 START_S = 120.0  # workers that have not started by then wait for resources that nobody gives back
 IDLE_S = 600.0  # rounds are minutes to a day apart; idle workers hold some 500 MB each, a new group costs seconds
+STOPPED = "the workers were stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,12 @@ class Workers:
 
         Raises:
             EngineError: a worker failed, died or took too long; says which and why.
-            CancelledError: ``stop`` was called meanwhile.
+            CancelledError: ``stop`` was called, before or meanwhile.
         """
-        with self._turn, self._kept(job.config.threads) as group:
-            try:
-                return group.do(job, self._placement.timeout_s, self._over)
-            except EngineError as why:
-                raise EngineError(f"training run {name} failed: {why}") from why.__cause__
+        with self._turn:
+            if self._over.is_set():
+                raise CancelledError(STOPPED)
+            return self._run(job, name)
 
     def stop(self) -> None:
         """End the workers, now if they are idle, with their job otherwise; a ``run`` under way fails. Call it once."""
@@ -98,6 +98,13 @@ class Workers:
         with self._turn:
             self._end()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _run(self, job: TrainingJob, name: str) -> TrainingOutcome:
+        with self._kept(job.config.threads) as group:
+            try:
+                return group.do(job, self._placement.timeout_s, self._over)
+            except EngineError as why:
+                raise EngineError(f"training run {name} failed: {why}") from why.__cause__
 
     @contextmanager
     def _kept(self, threads: int) -> Iterator[Group]:
@@ -154,7 +161,7 @@ class Group:
         latest = time.monotonic() + START_S + timeout_s
         while not outcome.exists():
             if over.wait(POLL_S):
-                raise CancelledError("the workers were stopped")
+                raise CancelledError(STOPPED)
             if not self.alive:
                 why = self._failure()
                 raise EngineError(_late(hung, timeout_s) or (_words(why) if why else "its workers ended")) from why

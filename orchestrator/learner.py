@@ -17,6 +17,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from policies.replay_weights import ReplayRules
 logger = logging.getLogger(__name__)
 
 Train = Callable[[TrainingJob, str], TrainingOutcome]
-"""Runs a job under a readable name; raises ``EngineError``."""
+"""Runs a job under a readable name; raises ``EngineError``, or ``CancelledError`` where the system stops."""
 
 Refit = Callable[[Path, Sequence[Answered], Sequence[OffloadRecord]], Mapping[str, str]]
 """Fits what else belongs to a candidate's weights; says what became of it. ``orchestrator.refit`` has the one."""
@@ -105,6 +106,8 @@ class Learner:
         try:
             shutil.rmtree(self.work_dir, ignore_errors=True)  # what a round that was killed left
             report = self._round(parent or last_live(self._store, self._site))
+        except CancelledError as why:
+            report = RoundReport(f"cut off: {why}")
         except NetGPTError as why:
             logger.exception("a training round failed")
             report = RoundReport(f"failed: {why}")

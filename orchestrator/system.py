@@ -313,7 +313,7 @@ class System:
         version = first_version(self.store, resolve_model(engine.model))
         fleet = SiteFleet(self._router, self._edge)
         self._releases = Releases(self.store, fleet, self.config.site.name)
-        self.rounds.make_personal(self._releases)
+        self.rounds.begin(self._releases)
         self._releases.start(version.version)
         return Weights(version.version, version.path)
 

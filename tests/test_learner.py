@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -281,6 +282,17 @@ def test_an_empty_store_or_log_is_a_reason(tmp_path: Path, store: ModelStore) ->
     assert "no edge version" in run(tmp_path, empty, scripted("")).reason
     report = Learner(tmp_path / "nothing", store, OPTIONS, tmp_path / "work", scripted(""), REFIT).round()
     assert report.reason.startswith("0 labelled records")
+
+
+def test_a_round_that_the_end_of_the_system_cuts_off_is_no_failure(
+    tmp_path: Path, store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train(job: TrainingJob, name: str) -> TrainingOutcome:
+        raise CancelledError("the workers were stopped")
+
+    report = run(tmp_path, store, train)
+    assert report.reason == "cut off: the workers were stopped" and report.version is None
+    assert not [said for said in caplog.records if said.exc_info]
 
 
 def test_a_job_that_fails_leaves_everything_as_it_was(tmp_path: Path, store: ModelStore) -> None:

@@ -148,6 +148,9 @@ def test_a_system_that_ends_cuts_a_round_off_and_leaves_no_worker(live: session.
     thread.join(10)
     assert [type(why) for why in raised] == [CancelledError], "no failure of the round, so nothing is logged as one"
     wait_for("end of the worker", 2 * GONE_S, lambda: not processes())
+    with pytest.raises(CancelledError, match="stopped"):
+        kept.run(job, "after the end")
+    assert not processes()
 
 
 def test_a_worker_that_hangs_ends_itself_and_says_so(live: session.Session, job: TrainingJob, tmp_path: Path) -> None:
