@@ -92,12 +92,13 @@ class TrainingJob:
     """What a round works on.
 
     Args:
-        base_dir: the model it starts from: pi_SFT, frozen.
+        base_dir: the model to replace: pi_SFT, frozen.
         work_dir: where the candidate goes; created.
         labels: what to learn: the cloud's answers.
         anchors: what to keep: answers of the base model that were right or were served.
         trials: held-out prompts that both models answer (``answer`` unused).
         drift: held-out answers of the base model, on which KL(pi_SFT || pi) is measured.
+        start_dir: the model that training starts from, where that is another one.
     """
 
     base_dir: str
@@ -107,6 +108,7 @@ class TrainingJob:
     trials: Sequence[Sample] = ()
     drift: Sequence[Sample] = ()
     config: TrainConfig = TrainConfig()
+    start_dir: str = ""
 
     def save(self) -> Path:
         """Write ``<work_dir>/job.json`` and return its path."""
@@ -215,7 +217,7 @@ def _supervised(job: TrainingJob, tell: Progress, peers: Peers | None) -> tuple[
     from actors.data_parallel import ALONE  # noqa: PLC0415
     from actors.trainer import Trainer  # noqa: PLC0415
 
-    trainer = Trainer(Path(job.base_dir), job.config, peers or ALONE)
+    trainer = Trainer(Path(job.start_dir or job.base_dir), job.config, peers or ALONE)
     if not job.config.steps:
         return trainer, {}
     labels = variants(job.labels, job.config.variants, job.config.seed)

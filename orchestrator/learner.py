@@ -100,12 +100,15 @@ class Learner:
         self._cloud_accuracy = cloud_accuracy
         self.work_dir, self._train, self._refit = work_dir, train, refit
 
-    def round(self, parent: ModelVersion | None = None) -> RoundReport:
-        """One round from ``parent`` (by default what is live, or the newest edge version where nothing ever ran)."""
+    def round(self, parent: ModelVersion | None = None, start: ModelVersion | None = None) -> RoundReport:
+        """One round to replace ``parent`` (by default what is live, or the newest edge version where nothing ever ran).
+
+        Training starts from ``start``, by default the parent; the gate compares with the parent.
+        """
         started = time.monotonic()
         try:
             shutil.rmtree(self.work_dir, ignore_errors=True)  # what a round that was killed left
-            report = self._round(parent or last_live(self._store, self._site))
+            report = self._round(parent or last_live(self._store, self._site), start)
         except CancelledError as why:
             report = RoundReport(f"cut off: {why}")
         except NetGPTError as why:
@@ -122,25 +125,30 @@ class Learner:
             logger.info("its %s: %s", name, said)
         return report
 
-    def _round(self, parent: ModelVersion | None) -> RoundReport:
+    def _round(self, parent: ModelVersion | None, start: ModelVersion | None) -> RoundReport:
         if parent is None:
             return RoundReport("the model store holds no edge version to start from")
         records, skipped = self._read()
         found = lessons(records, parent.version, self._options.gate_share, self._replay())
         found = replace(found, poisoned=dict(skipped + Counter(found.poisoned)))
         known = RoundReport("", samples=len(found.labels), anchors=len(found.anchors), poisoned=found.poisoned)
-        report = self._learn(parent, records, found, known)
+        report = self._learn(parent, start or parent, records, found, known)
         return replace(report, reason=report.reason + _skipped(found.poisoned))
 
     def _learn(
-        self, parent: ModelVersion, records: Sequence[OffloadRecord], found: Lessons, known: RoundReport
+        self,
+        parent: ModelVersion,
+        start: ModelVersion,
+        records: Sequence[OffloadRecord],
+        found: Lessons,
+        known: RoundReport,
     ) -> RoundReport:
         if found.labelled < self._options.min_samples or not found.labels:
             few = f"{found.labelled} labelled records, {self._options.min_samples} are needed"
             return replace(known, reason=few)
         if why := self._stale(parent):
             return replace(known, reason=why)
-        outcome = self._train(self._job(parent, found), f"netgpt-train-{parent.version}")
+        outcome = self._train(self._job(parent, start, found), f"netgpt-train-{start.version}")
         return self._judge(parent, records, found, outcome, known)
 
     def _judge(
@@ -197,10 +205,12 @@ class Learner:
         table, senseless = screen(table, time.time_ns() // 1000)
         return from_table(table), skipped + Counter(senseless)
 
-    def _job(self, parent: ModelVersion, found: Lessons) -> TrainingJob:
-        self._store.get(parent.version)  # verified: nothing is trained from damaged weights
+    def _job(self, parent: ModelVersion, start: ModelVersion, found: Lessons) -> TrainingJob:
+        for version in (parent, start):
+            self._store.get(version.version)  # verified: nothing is trained from damaged weights
         return TrainingJob(
             base_dir=str(parent.path.absolute()),
+            start_dir=str(start.path.absolute()),
             work_dir=str(self.work_dir.absolute()),
             labels=found.labels,
             anchors=found.anchors,

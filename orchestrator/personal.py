@@ -3,8 +3,9 @@
 A personal round is a ``Learner``'s with the records of one site: the same split, the same gate against what the site
 runs now, a calibrator of its own. What passes is made live at that site alone; a site with too few records, or whose
 adapter the gate refuses, keeps what it has, and the report says why. A site's next adapter goes on from its last one,
-over the same base. No canary comes first, as the site is the only one concerned; but its version is watched like
-any other, and goes when it is proved worse than what ran there before.
+or from what all sites share once that has moved on; either way it must win against the last. No canary comes first, as
+the site is the only one concerned; but its version is watched like any other, and goes when it is proved worse than
+what ran there before.
 """
 
 from __future__ import annotations
@@ -87,7 +88,11 @@ class PersonalEdges:
                 self._releases.take_back(site, verdict.reason)
 
     def _round(self, site: str) -> RoundReport:
-        report = self._learner(site).round(last_live(self._store, site))
+        state = self._releases.state
+        own = state.personal.get(site)
+        moved_on = own is not None and state.since_us > own.since_us
+        start = last_live(self._store) if moved_on else None
+        report = self._learner(site).round(last_live(self._store, site), start)
         if report.version is None:
             return report
         try:

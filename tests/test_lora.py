@@ -138,6 +138,19 @@ def test_a_round_from_an_adapter_goes_on_with_it_over_the_same_base(
     assert not torch.equal(*(next(iter(load_file(v.path / ADAPTER_FILE).values())) for v in (adapter, second)))
 
 
+def test_training_may_start_from_another_model_than_the_one_it_is_compared_with(
+    base: ModelVersion, adapter: ModelVersion, tmp_path: Path
+) -> None:
+    job = TrainingJob(str(adapter.path), str(tmp_path), LABELS, trials=LABELS[:2], config=replace(LORA, steps=2))
+    made = run_job(replace(job, start_dir=str(base.path)))
+    found = base_of(Path(made.candidate_dir))
+    assert found and found.path.resolve() == base.path.resolve()
+    on = run_job(replace(job, work_dir=str(tmp_path / "on")))
+    assert made.base == on.base, "the adapter's answers"
+    fresh, further = (load_file(Path(one.candidate_dir) / ADAPTER_FILE) for one in (made, on))
+    assert fresh.keys() == further.keys() and any(not torch.equal(fresh[name], further[name]) for name in fresh)
+
+
 def test_all_weights_can_be_trained_from_an_adapter(adapter: ModelVersion, tmp_path: Path) -> None:
     trainer = Trainer(adapter.path, replace(CONFIG, method="full", steps=1, lr=1e-9))
     trainer.fit(LABELS, [], lambda figures: None)

@@ -25,7 +25,7 @@ from actors.site_rules import Scorers
 from actors.swap import Swapper, SwapReport, Weights
 from actors.training import run_job
 from orchestrator.config import default_config
-from orchestrator.learner import Learner
+from orchestrator.learner import Learner, RoundReport
 from orchestrator.personal import PersonalEdges, personal_options
 from orchestrator.refit import refit
 from orchestrator.releases import Releases
@@ -220,3 +220,32 @@ def test_a_version_that_is_proved_worse_at_its_site_is_taken_back(tmp_path: Path
     edges.watch()
     assert releases.state.of("south") == base.version and south.version in releases.state.refused
     assert releases.state.moves[-1].site == "south"
+
+
+def test_once_the_shared_model_has_moved_on_a_site_starts_from_it_and_is_compared_with_its_own(tmp_path: Path) -> None:
+    store, log_dir, now = ModelStore(tmp_path / "store"), tmp_path / "log", [1_000.0]
+    base = publish(store, None)
+    releases = Releases(store, OneSite(store), "north", lambda: now[0])
+    releases.start(base.version)
+    south = publish(store, base, site="south")
+    releases.promote(south, "the gate passed it")
+    log = OffloadLog(log_dir, "south")
+    log.append(record(1))
+    log.close()
+    asked: list[tuple[ModelVersion | None, ModelVersion | None]] = []
+
+    class Spy:
+        def round(self, parent: ModelVersion | None, start: ModelVersion | None) -> RoundReport:
+            asked.append((parent, start))
+            return RoundReport("")
+
+    edges = PersonalEdges(store, log_dir, releases, LEARN, lambda site: Spy())  # type: ignore[arg-type, return-value]
+    edges.round()
+    now[0] += 60.0
+    shared = publish(store, base)
+    releases.promote(shared, "better for all")
+    edges.round()
+    assert [(parent and parent.version, start and start.version) for parent, start in asked] == [
+        (south.version, None),
+        (south.version, shared.version),
+    ]
