@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.adapter_base import base_of, whole
-from actors.endpoint import Endpoint, Reply
-from actors.engine import Completion, FinishReason, Generation, LoadReport, Prompt, Sampling
+from actors.endpoint import MALFORMED, Endpoint, Reply, cached_tokens, finish_reason, sampling_fields
+from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import RemoteSettings
 from actors.grammar import json_grammar
-from actors.model_store import digests
+from actors.model_store import weight_digests
 from actors.rendering import Renderer
 from actors.weights import check_adapter, read_shapes
 from policies.errors import EngineError, Refused
@@ -127,7 +127,7 @@ def _base_card(reply: Reply, url: str) -> dict[str, Any]:
     try:
         cards: list[dict[str, Any]] = [card for card in json.loads(reply.body)["data"] if not card.get("parent")]
         return cards[0]
-    except (ValueError, LookupError, TypeError, AttributeError) as why:
+    except MALFORMED as why:
         raise EngineError(f"{url}: not a list of models: {why!r}") from why
 
 
@@ -138,27 +138,17 @@ def _check_served(served: Path, base: Path, url: str) -> None:
 
 
 def _same_weights(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve() or _digests(one) == _digests(other)
-
-
-def _digests(directory: Path) -> dict[str, str]:
-    return {name: digest for name, digest in digests(directory).items() if name.endswith(".safetensors")}
+    return one.resolve() == other.resolve() or weight_digests(one) == weight_digests(other)
 
 
 def _body(model: str, ids: list[int], prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-    body: dict[str, Any] = {
+    return {
         "model": model,
         "prompt": ids,
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "n": sampling.n,
-        "seed": sampling.seed,
-        "stop": list(sampling.stop) or None,
+        **sampling_fields(sampling),
         "logprobs": 0,  # the chosen token's alone
         "structured_outputs": {"grammar": json_grammar(prompt.schema)} if prompt.schema is not None else None,
     }
-    return {name: value for name, value in body.items() if value is not None}
 
 
 def _completions(reply: Reply, prefill: str, url: str) -> tuple[tuple[Completion, ...], int]:
@@ -167,12 +157,11 @@ def _completions(reply: Reply, prefill: str, url: str) -> tuple[tuple[Completion
         data = json.loads(reply.body)
         choices = sorted(data["choices"], key=lambda choice: int(choice["index"]))
         found = tuple(_completion(choice, prefill) for choice in choices)
-        return found, int(((data.get("usage") or {}).get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-    except (ValueError, LookupError, TypeError, AttributeError) as why:
+        return found, cached_tokens(data.get("usage") or {})
+    except MALFORMED as why:
         raise EngineError(f"{url}: its answer is not a completion: {why!r}") from why
 
 
 def _completion(choice: dict[str, Any], prefill: str) -> Completion:
     logprobs = tuple(float(logprob) for logprob in choice["logprobs"]["token_logprobs"])
-    finish: FinishReason = "length" if choice["finish_reason"] == "length" else "stop"
-    return Completion(prefill + str(choice["text"]), logprobs, finish, len(logprobs))
+    return Completion(prefill + str(choice["text"]), logprobs, finish_reason(choice), len(logprobs))

@@ -59,10 +59,8 @@ def _is_told(sample: Sample) -> bool:
     calls, text = parse(sample.answer).calls, sample.messages[-1].get("content")
     if len(calls) != 1 or not isinstance(text, str):
         return False
-    called = next((tool["function"] for tool in sample.tools if tool["function"]["name"] == calls[0].name), None)
-    properties: Mapping[str, Any] = ((called or {}).get("parameters") or {}).get("properties") or {}
     return all(
-        str(value) in text or value in (properties.get(name) or {}).get("enum", ())
+        str(value) in text or value in _enum(sample.tools, (calls[0].name, name))
         for name, value in calls[0].arguments.items()
     )
 
@@ -71,17 +69,18 @@ def _words(samples: Iterable[Sample]) -> dict[Place, list[str]]:
     """By parameter, the words that may stand there: those of its enum, else those copied from a message."""
     found: dict[Place, dict[str, None]] = defaultdict(dict)
     for sample in samples:
-        text, tools = sample.messages[-1].get("content"), {tool["function"]["name"]: tool for tool in sample.tools}
-        for call in parse(sample.answer).calls if isinstance(text, str) else ():
-            for name, value in call.arguments.items():
-                if isinstance(value, str) and not _has_digit(value) and _stands_once(value, text):
-                    found[call.name, name] |= dict.fromkeys(_enum(tools.get(call.name), name) or [value])
+        text = sample.messages[-1].get("content")
+        for place, value in _copied_words(text, parse(sample.answer).calls) if isinstance(text, str) else ():
+            allowed = [other for other in _enum(sample.tools, place) if isinstance(other, str)]
+            found[place] |= dict.fromkeys(allowed or [value])
     return {place: list(words) for place, words in found.items()}
 
 
-def _enum(tool: Mapping[str, Any] | None, name: str) -> list[str]:
-    properties = ((tool or {}).get("function", {}).get("parameters") or {}).get("properties") or {}
-    return [value for value in (properties.get(name) or {}).get("enum") or () if isinstance(value, str)]
+def _enum(tools: Sequence[Any], place: Place) -> Sequence[Any]:
+    called, name = place
+    tool: Mapping[str, Any] = next((tool["function"] for tool in tools if tool["function"]["name"] == called), {})
+    properties = (tool.get("parameters") or {}).get("properties") or {}
+    return (properties.get(name) or {}).get("enum") or ()
 
 
 def _varied(rng: Random, sample: Sample, words: Mapping[Place, Sequence[str]]) -> Sample:
@@ -99,21 +98,21 @@ def _other_values(
     text = last.get("content")
     if not isinstance(text, str):
         return sample
+    shaped = _copied(text, calls)
+    named = [(value, words.get(place, ())) for place, value in _copied_words(text, calls)]
     for _ in range(TRIES):
-        if not (swaps := _swaps(rng, text, calls, words)):
+        if not (swaps := _swaps(rng, text, shaped, named)):
             break
         answer = render([replace(call, arguments=_swapped(call.arguments, swaps)) for call in calls])
         if check(parse(answer), sample.tools, True) is None:
-            found = re.compile("|".join(_alone(value) for value in swaps))
-            changed = found.sub(lambda match, swaps=swaps: swaps[match.group()], text)  # type: ignore[misc]
-            return replace(sample, messages=[*before, {**last, "content": changed}], answer=answer)
+            return replace(sample, messages=[*before, {**last, "content": _rewritten(text, swaps)}], answer=answer)
     return sample
 
 
-def _swaps(rng: Random, text: str, calls: Sequence[ToolCall], words: Mapping[Place, Sequence[str]]) -> dict[str, str]:
+def _swaps(rng: Random, text: str, shaped: Sequence[str], named: Sequence[tuple[str, Sequence[str]]]) -> dict[str, str]:
     """What takes the place of each copied value; no two get the same word."""
-    swaps = {value: _alike(rng, value) for value in _copied(text, calls)}
-    for value, others in _copied_words(text, calls, words):
+    swaps = {value: _alike(rng, value) for value in shaped}
+    for value, others in named:
         left = [other for other in others if other not in text and other not in swaps.values()]
         if left:
             swaps[value] = rng.choice(left)
@@ -126,14 +125,12 @@ def _copied(text: str, calls: Sequence[ToolCall]) -> list[str]:
     return [value for value in values if _has_digit(value) and _stands_once(value, text)]
 
 
-def _copied_words(
-    text: str, calls: Sequence[ToolCall], words: Mapping[Place, Sequence[str]]
-) -> Iterator[tuple[str, Sequence[str]]]:
-    """Values without digits that were, and what may stand in their place."""
+def _copied_words(text: str, calls: Sequence[ToolCall]) -> Iterator[tuple[Place, str]]:
+    """Values without digits that were, and where they went."""
     for call in calls:
         for name, value in call.arguments.items():
             if isinstance(value, str) and not _has_digit(value) and _stands_once(value, text):
-                yield value, words.get((call.name, name), ())
+                yield (call.name, name), value
 
 
 def _stands_once(value: str, text: str) -> bool:
@@ -154,6 +151,10 @@ def _leaves(value: Any) -> Iterator[str | int | float]:
             yield from _leaves(part)
     elif isinstance(value, str | int | float) and not isinstance(value, bool):
         yield value
+
+
+def _rewritten(text: str, swaps: Mapping[str, str]) -> str:
+    return re.sub("|".join(map(_alone, swaps)), lambda match: swaps[match.group()], text)
 
 
 def _swapped(value: Any, swaps: Mapping[str, str]) -> Any:

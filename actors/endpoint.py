@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from actors.engine import FinishReason, Sampling
 from actors.engine_settings import RemoteSettings
 from policies.errors import EngineError, Refused, Unreachable
 from policies.toolcalls import compact
@@ -21,6 +22,8 @@ from policies.toolcalls import compact
 # Calls on the wire at once; beyond it a call waits for a free connection as long as for a new one, then fails.
 MAX_CONNECTIONS = 64
 MAX_ANSWER_BYTES = 8 * 2**20  # an answer larger than this is no chat completion; reading it would fill memory
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading JSON of an unknown form raises."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -55,14 +58,15 @@ class Endpoint:
         return f"{self._base}{path}"
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Reply:
-        """Send ``body`` as JSON.
+        """Send ``body`` as JSON, without the fields that are None.
 
         Raises:
             Unreachable: no whole answer came in time.
             Refused: it answered with an error; repeats its words.
             EngineError: what came is no answer.
         """
-        return await self._call("POST", self.url(path), compact(body).encode())
+        given = {name: value for name, value in body.items() if value is not None}
+        return await self._call("POST", self.url(path), compact(given).encode())
 
     async def get(self, path: str) -> Reply:
         """Read ``path``; raises what ``post`` does."""
@@ -105,7 +109,7 @@ class Endpoint:
             error = json.loads(text)
             error = error.get("error", error.get("message", error.get("detail", error)))
             text = str(error["message"] if isinstance(error, dict) else error)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except MALFORMED:
             pass  # not OpenAI's error shape: the raw text will do
         return self._clean(" ".join(text.split())[:300]) or "(no message)"
 
@@ -113,6 +117,28 @@ class Endpoint:
         """``text`` without the API key, which some servers repeat in their errors."""
         key = self._settings.api_key
         return text.replace(key, "***") if key else text
+
+
+def sampling_fields(sampling: Sampling) -> dict[str, Any]:
+    """The part of a request's body that says how to sample."""
+    return {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "n": sampling.n,
+        "seed": sampling.seed,
+        "stop": list(sampling.stop) or None,
+    }
+
+
+def finish_reason(choice: Mapping[str, Any]) -> FinishReason:
+    """Why an answer ended, as far as an engine tells."""
+    return "length" if choice.get("finish_reason") == "length" else "stop"
+
+
+def cached_tokens(usage: Mapping[str, Any]) -> int:
+    """How many tokens of the prompt the endpoint says it had at hand."""
+    return int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
 
 def _url(base_url: str) -> httpx.URL:

@@ -266,6 +266,11 @@ def digests(path: Path) -> dict[str, str]:
     return {file.relative_to(path).as_posix(): _sha256(file) for file in files}
 
 
+def weight_digests(path: Path) -> dict[str, str]:
+    """SHA-256 of the weights among them: two directories with the same ones hold the same model."""
+    return {file.relative_to(path).as_posix(): _sha256(file) for file in sorted(path.rglob("*.safetensors"))}
+
+
 def digest_of(files: Mapping[str, str]) -> str:
     """One SHA-256 for a whole list of files."""
     lines = "".join(f"{files[name]}  {name}\n" for name in sorted(files))

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.endpoint import Endpoint, Reply
-from actors.engine import Completion, FinishReason, Generation, LoadReport, Prompt, Sampling
+from actors.endpoint import MALFORMED, Endpoint, Reply, cached_tokens, finish_reason, sampling_fields
+from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import RemoteSettings
 from policies.errors import EngineError
 from policies.toolcalls import CLOSE, OPEN, compact, render
@@ -53,21 +53,16 @@ class RemoteEngine:
         await self._http.close()
 
     def _body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-        body: dict[str, Any] = {
+        return {
             "model": self._model,
             "messages": list(prompt.messages),
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "n": sampling.n,
-            "seed": sampling.seed,
-            "stop": list(sampling.stop) or None,
+            **sampling_fields(sampling),
             "tools": list(prompt.tools) or None,
             "tool_choice": prompt.tool_choice if prompt.tools else None,
             "logprobs": self._settings.logprobs or None,
             "response_format": _response_format(prompt.schema),
-        } | dict(self._settings.body)
-        return {name: value for name, value in body.items() if value is not None}
+            **self._settings.body,
+        }
 
     def _generation(self, reply: Reply, seconds: float) -> Generation:
         try:
@@ -77,8 +72,8 @@ class RemoteEngine:
             each = int(usage.get("completion_tokens") or 0) // max(1, len(choices))
             completions = tuple(_completion(choice, each) for choice in choices)
             version = str(data.get("model") or self._model)
-            prompt_tokens, cached = int(usage.get("prompt_tokens") or 0), _cached_tokens(usage)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as why:
+            prompt_tokens, cached = int(usage.get("prompt_tokens") or 0), cached_tokens(usage)
+        except MALFORMED as why:
             raise EngineError(f"{self.endpoint}: its answer is not a chat completion: {why!r}") from why
         return Generation(completions, prompt_tokens, version, seconds, reply.up_bytes, reply.down_bytes, cached)
 
@@ -94,8 +89,7 @@ def _completion(choice: Mapping[str, Any], tokens: int) -> Completion:
     text = (message.get("content") or "") + "".join(_call(call) for call in message.get("tool_calls") or ())
     entries = (choice.get("logprobs") or {}).get("content") or ()
     logprobs = tuple(float(entry["logprob"]) for entry in entries)
-    finish: FinishReason = "length" if choice.get("finish_reason") == "length" else "stop"
-    return Completion(text, logprobs, finish, len(logprobs) or tokens)
+    return Completion(text, logprobs, finish_reason(choice), len(logprobs) or tokens)
 
 
 def _call(call: Mapping[str, Any]) -> str:
@@ -112,7 +106,3 @@ def _call(call: Mapping[str, Any]) -> str:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
-
-
-def _cached_tokens(usage: Mapping[str, Any]) -> int:
-    return int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)

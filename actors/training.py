@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from actors.model_store import digests
+from actors.model_store import weight_digests
 
 if TYPE_CHECKING:
     from actors.data_parallel import Peers
@@ -92,13 +92,13 @@ class TrainingJob:
     """What a round works on.
 
     Args:
-        base_dir: the model to replace: pi_SFT, frozen.
+        base_dir: the model to replace.
         work_dir: where the candidate goes; created.
         labels: what to learn: the cloud's answers.
         anchors: what to keep: answers of the base model that were right or were served.
         trials: held-out prompts that both models answer (``answer`` unused).
-        drift: held-out answers of the base model, on which KL(pi_SFT || pi) is measured.
-        start_dir: the model that training starts from, where that is another one.
+        drift: held-out answers of the model to replace, on which its KL to the candidate is measured.
+        start_dir: the model that training starts from, pi_SFT, frozen; empty: ``base_dir``.
     """
 
     base_dir: str
@@ -197,10 +197,9 @@ def evaluate(job: TrainingJob, candidate: Path) -> TrainingOutcome:
     """
     from actors.evaluator import Evaluator  # noqa: PLC0415  (torch loads in the process that trains)
 
-    weights = {name: digest for name, digest in digests(candidate).items() if name.endswith(".safetensors")}
     before, after = (Evaluator(path, job.config) for path in (Path(job.base_dir), candidate))
     drafts = before.answer(job.trials), after.answer(job.trials)
-    return TrainingOutcome(str(candidate), *drafts, after.drift(before, job.drift), weights=weights)
+    return TrainingOutcome(str(candidate), *drafts, after.drift(before, job.drift), weights=weight_digests(candidate))
 
 
 def take_part(job: TrainingJob, peers: Peers) -> None:

@@ -96,6 +96,14 @@ def publish(
     return int(any(figure.met is False for figure in figures))
 
 
+def keep(file: Path, result: Mapping[str, Any]) -> None:
+    """A run's result as JSON, there whole or not at all: an interrupted benchmark goes on with what it has."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".part")
+    aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    aside.replace(file)
+
+
 def environment() -> dict[str, Any]:
     """When and on what: time, processor, cores this process may use, versions."""
     return {

@@ -92,12 +92,17 @@ class Workers:
             return self._run(job, name)
 
     def stop(self) -> None:
-        """End the workers, now if they are idle, with their job otherwise; a ``run`` under way fails. Call it once."""
+        """End the workers, now if they are idle, with their job otherwise; a ``run`` under way fails. Twice is safe."""
         self._over.set()
         self._rest.cancel()
         with self._turn:
             self._end()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no ``run`` can come any more."""
+        return self._over.is_set()
 
     def _run(self, job: TrainingJob, name: str) -> TrainingOutcome:
         with self._kept(job.config.threads) as group:

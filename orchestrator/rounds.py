@@ -26,12 +26,11 @@ class Rounds:
     def __init__(self, config: Config, store: ModelStore, ask: Ask) -> None:
         self.config, self._store, self._ask = config, store, ask
         self._workers: train_job.Workers | None = None
-        self._stopped = False
         self.personal: PersonalEdges | None = None
 
     def begin(self, releases: Releases) -> None:
         """The system starts; from now on a site may get a version of its own, if the configuration says so."""
-        config, self._workers, self._stopped = self.config, None, False
+        config, self._workers = self.config, None
         if config.learner.personal:
             self.personal = PersonalEdges(self._store, config.log_dir, releases, config.learner, self._learner)
 
@@ -42,16 +41,18 @@ class Rounds:
         and what passes is live there.
         """
         report = self._learner(None).round()
-        if self.personal is None or report.version is not None or self._stopped:
+        if self.personal is None or report.version is not None or self._stopped():
             return report
         own = self.personal.round()
         return replace(report, given=[site for site, found in own.items() if found.version is not None])
 
     def stop(self) -> None:
         """End the workers, and cut off a round that is under way; safe to call twice."""
-        if self._workers is not None and not self._stopped:
-            self._stopped = True
+        if self._workers is not None:
             self._workers.stop()
+
+    def _stopped(self) -> bool:
+        return self._workers is not None and self._workers.stopped
 
     def _learner(self, site: str | None) -> Learner:
         config, options = self.config, self.config.learner

@@ -22,6 +22,7 @@ import numpy as np
 from actors.judges import CollaborativeJudge
 from actors.policy_trainer import PolicyConfig, PolicyTrainer, Work
 from actors.rollouts import Rollouts
+from benchmarks.figures import keep
 from benchmarks.gapg.answers import MAX_NEW_TOKENS, Answers, Examiner
 from benchmarks.gapg.base import LEVELS
 from benchmarks.gapg.capped import CAP, accuracy, first_come
@@ -97,11 +98,8 @@ class Result:
     router: dict[str, float] = field(default_factory=dict)
 
     def save(self, file: Path) -> None:
-        """Written aside, then moved."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(".part")
-        aside.write_text(json.dumps({**vars(self), "answers": self.answers.to_json()}), encoding="utf-8")
-        aside.replace(file)
+        """``load`` reads it again."""
+        keep(file, {**vars(self), "answers": self.answers.to_json()})
 
     @classmethod
     def load(cls, file: Path) -> Result:

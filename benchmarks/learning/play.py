@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import logging
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.figures import keep
 from benchmarks.learning.measure import Seen, look
 from benchmarks.learning.site import Site
 from benchmarks.learning.variants import VARIANTS
@@ -51,11 +51,7 @@ def main() -> int:
         site = Site(Path(var), variant, options.seed, options.kind == "shift", options.answers)
         result = asyncio.run(_run(site, options))
     told = {"kind": options.kind, "variant": options.variant, "seed": options.seed, "requests": options.requests}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**told, **result, "seconds": time.monotonic() - began}, indent=1)
-    aside = options.out.with_suffix(".part")
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(options.out)
+    keep(options.out, {**told, **result, "seconds": time.monotonic() - began})
     return 0
 
 

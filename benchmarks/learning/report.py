@@ -15,19 +15,6 @@ from benchmarks.learning.variants import DEFAULT, VARIANTS
 
 Result = dict[str, Any]
 Mark = dict[str, Any]
-COLUMNS = (
-    "edge right",
-    "schema valid",
-    "valid under grammar",
-    "AUROC",
-    "ECE",
-    "offloads",
-    "success",
-    "offloads at equal success",
-    "at one point less",
-    "success at half the offloads",
-    "CPU minutes",
-)
 RECOVERED = 0.8  # of what the shift cost
 ROUNDING = 1e-4  # of the frontier
 POINT = 0.01  # of success; the loop's own benchmark allows as much
@@ -71,11 +58,21 @@ def _rounds(runs: Sequence[Result]) -> Iterator[Figure]:
     yield at_least("schema validity under a grammar, worst version", strict, "share", 0.995)
 
 
-def _row(run: Result, mark: Mark) -> list[float]:
-    """A mark's values, by column."""
-    names = ("edge_success", "schema_valid", "strict_valid", "auroc", "ece", "offload", "success")
-    equal, nearly = equal_offload(run, mark), equal_offload(run, mark, POINT)
-    return [*(mark[name] for name in names), equal, nearly, half_as_many(run, mark), mark["cpu_seconds"] / 60]
+def _row(run: Result, mark: Mark) -> dict[str, float]:
+    """A mark's values by the name of their column."""
+    return {
+        "edge right": mark["edge_success"],
+        "schema valid": mark["schema_valid"],
+        "valid under grammar": mark["strict_valid"],
+        "AUROC": mark["auroc"],
+        "ECE": mark["ece"],
+        "offloads": mark["offload"],
+        "success": mark["success"],
+        "offloads at equal success": equal_offload(run, mark),
+        "at one point less": equal_offload(run, mark, POINT),
+        "success at half the offloads": half_as_many(run, mark),
+        "CPU minutes": mark["cpu_seconds"] / 60,
+    }
 
 
 def equal_offload(run: Result, mark: Mark, slack: float = 0.0) -> float:
@@ -129,18 +126,19 @@ def recovery(run: Result) -> dict[str, Any]:
 
 def _page(rounds: Sequence[Result], shifts: Sequence[Result], out: Path) -> Iterator[str]:
     served = min(run["requests"] for run in rounds)
+    columns = [*_row(rounds[0], rounds[0]["marks"][0])]
     yield f"\n## Ways to learn\n\nAfter {served} requests; mean over the seeds, 95 % interval.\n"
-    yield "| | seeds | " + " | ".join(COLUMNS) + " |\n|---|---:|" + "---:|" * len(COLUMNS)
+    yield "| | seeds | " + " | ".join(columns) + " |\n|---|---:|" + "---:|" * len(columns)
     for variant in VARIANTS:
-        mine = [_row(run, _at(run, served)) for run in rounds if run["variant"] == variant.name]
+        mine = [_row(run, _at(run, served)).values() for run in rounds if run["variant"] == variant.name]
         if mine:
             cells = " | ".join(map(_cell, zip(*mine, strict=True)))
             yield f"| {variant.name} | {len(mine)} | {cells} |"
     yield "\n## What ships, round by round\n\nMeans over the seeds.\n"
-    yield "| requests | calls | " + " | ".join(COLUMNS) + " |\n|---:|---:|" + "---:|" * len(COLUMNS)
+    yield "| requests | calls | " + " | ".join(columns) + " |\n|---:|---:|" + "---:|" * len(columns)
     ours = [run for run in rounds if run["variant"] == DEFAULT.name]
     for marks in zip(*(run["marks"] for run in ours), strict=True):
-        rows = [_row(run, mark) for run, mark in zip(ours, marks, strict=True)]
+        rows = [_row(run, mark).values() for run, mark in zip(ours, marks, strict=True)]
         means, calls = map(mean, zip(*rows, strict=True)), mean(mark["calls"] for mark in marks)
         yield f"| {marks[0]['requests']} | {calls:.0f} | " + " | ".join(f"{value:.3f}" for value in means) + " |"
     yield f"\n![offloads at one point less success]({out.stem}_rounds.png)\n\n## After a shift\n"
