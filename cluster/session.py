@@ -7,8 +7,10 @@ no port behind. It starts nothing on the session; that is ``placement`` and ``cl
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import random
 import secrets
 import socket
 import tempfile
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "netgpt"
 KNOCK_S = 5.0
+PORTS = range(20_000, 32_768)  # above those of Ray's workers, below those that Linux gives to outgoing connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,22 @@ def quiet_environment() -> dict[str, str]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that is free now; somebody else may take it before it is used."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that is free now, of those that nobody else is likely to take before it is used.
+
+    Raises:
+        BadConfig: no port can be opened on ``host``, or none is free.
+    """
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as why:
+                if why.errno != errno.EADDRINUSE:
+                    fix = "Fix: give an address of this machine"
+                    raise BadConfig(f"no port can be opened on {host!r} ({why.strerror}). {fix}") from None
+            else:
+                return port
+    raise BadConfig(f"no free port found on {host} from {PORTS[0]} to {PORTS[-1]}")
 
 
 def check_port(key: str, host: str, port: int) -> None:
