@@ -30,12 +30,12 @@ Place = tuple[str, str]  # tool and parameter
 JOINS = (" and ", ", then ", "; also ", ". ")
 
 
-def variants(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """``count`` versions of every sample, the first as it is."""
+def variants(samples: Sequence[Sample], count: int, seed: int, join: bool = True) -> list[Sample]:
+    """``count`` versions of every sample, the first as it is; with ``join`` some are two requests in one."""
     rng, words = Random(seed), _words(samples)
     several = sum(len(parse(sample.answer).calls) > 1 for sample in samples)
     single = [sample for sample in samples if _is_told(sample)]
-    joined = min(2.0 * several / max(len(samples), 1), MOST_JOINED) if len(single) > 1 else 0.0
+    joined = min(2.0 * several / max(len(samples), 1), MOST_JOINED) if join and len(single) > 1 else 0.0
     return [
         sample if n == 0 else _varied(rng, _joined(rng, single) if rng.random() < joined else sample, words)
         for sample in samples

@@ -162,7 +162,7 @@ class LearnerOptions(Options):
     known_weight: float = Field(default=1.0, gt=0, le=1)
     """What a record counts in training whose draft was right already, as a share of one whose draft was wrong."""
 
-    steps: int = Field(default=200, ge=1)
+    steps: int = Field(default=400, ge=1)
     """Optimiser steps."""
 
     variants: int = Field(default=32, ge=1, le=64)
@@ -174,7 +174,7 @@ class LearnerOptions(Options):
     lr: float = Field(default=1.5e-3, gt=0)
     """Peak learning rate."""
 
-    anchor_weight: float = Field(default=0.5, ge=0)
+    anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the KL term that holds the candidate near the model it started from."""
 
     method: Literal["auto", "full", "lora"] = "auto"

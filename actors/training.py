@@ -62,15 +62,15 @@ class TrainConfig:
         threads: of this process's CPU work; ``device`` is a torch device or auto.
     """
 
-    steps: int = 200
+    steps: int = 400
     variants: int = 32
     batch_size: int = 16
-    anchor_batch: int = 8
+    anchor_batch: int = 16
     lr: float = 1.5e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
     clip: float = 1.0
-    anchor_weight: float = 0.5
+    anchor_weight: float = 1.0
     method: Literal["auto", "full", "lora"] = "auto"
     lora_rank: int = 8
     preference_steps: int = 0
@@ -81,7 +81,7 @@ class TrainConfig:
     policy_forward: float = 0.5
     context: int = 4096
     max_new_tokens: int = 160
-    time_limit_s: float = 120.0
+    time_limit_s: float = 300.0
     threads: int = 1
     device: str = "auto"
     seed: int = 0
@@ -219,6 +219,8 @@ def _supervised(job: TrainingJob, tell: Progress, peers: Peers | None) -> tuple[
     trainer = Trainer(Path(job.start_dir or job.base_dir), job.config, peers or ALONE)
     if not job.config.steps:
         return trainer, {}
-    labels = variants(job.labels, job.config.variants, job.config.seed)
+    count, seed = job.config.variants, job.config.seed
+    labels = variants(job.labels, count, seed)
+    anchors = variants(job.anchors, count, seed, join=False)  # pi_SFT has nothing to keep where it cannot answer
     with (peers or ALONE).joined():
-        return trainer, trainer.fit(labels, job.anchors, tell)
+        return trainer, trainer.fit(labels, anchors, tell)

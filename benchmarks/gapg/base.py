@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 LEVELS = (Level(3, 9, 100), Level(3, 25, 100), Level(4, 9, 100))
 MOST_ATTEMPTS = 3
-RIGHT, GO_ON, ASKS = 0.5, 0.35, 0.12
+RIGHT, GO_ON, ASKS = 0.8, 0.5, 0.12
 NEVER = 10**9  # seconds
 
 
@@ -38,8 +38,8 @@ class Plan:
 
     hidden: int = 96
     layers: int = 4
-    lessons: int = 100_000
-    steps: int = 800
+    lessons: int = 200_000
+    steps: int = 1600
     batch: int = 128
     lr: float = 3e-3
     seed: int = 1
