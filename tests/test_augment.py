@@ -158,6 +158,16 @@ def test_two_requests_become_one_where_users_ask_so() -> None:
     assert {("scale", "stop"), ("stop", "scale")} <= calls
 
 
+def test_what_is_to_be_kept_is_varied_but_not_joined() -> None:
+    both = asked("scale s-8 and stop", SCALE, HALT)
+    samples = [asked("scale s-x to 4", ToolCall("scale", {"id": "s-x", "cpu": 4})), asked("stop", HALT), both]
+    kept = variants(samples, 200, 0, join=False)
+    told = {sample.messages[-1]["content"] for sample in samples}
+    assert len({v.messages[-1]["content"] for v in kept} - told) > 5
+    for number, one in enumerate(kept):
+        assert len(parse(one.answer).calls) == len(parse(samples[number // 200].answer).calls)
+
+
 @pytest.mark.parametrize(
     "samples",
     [

@@ -99,7 +99,7 @@ def _method(base: System, spec: Spec) -> Iterator[str]:
     yield f"paper's cloud solves 94.6 %. Every whole number up to {LARGEST} is one token: that makes answers short."
     yield f"Each seed has its own {spec.test} test puzzles, the same for all methods, so an interval over seeds"
     yield "holds the puzzles' chance too. Requests for help come in the order of the exam; first come, first served."
-    yield "The learning rate was found on another seed and on puzzles of the training split."
+    yield "The learning rate and alpha_c were found on another seed and on puzzles of the training split."
 
 
 def _level(level: Level) -> str:
