@@ -20,6 +20,7 @@ from benchmarks.learning.variants import DEFAULT, VARIANTS
 
 KEPT = Path("var/benchmarks/learning")
 REQUESTS, LONGER, JUDGED = {"rounds": 1200, "shift": 1500}, 2400, 1500
+STRETCH = 400  # requests between two looks at what ships; the others are judged at the end
 FIRST_SEED = 10  # earlier ones were looked at while the learner was made
 LIMIT_S = 7200.0
 
@@ -46,8 +47,10 @@ class Run:
         if self.path(quick).exists():
             return
         asked, judged = self.requests(quick), 100 if quick else JUDGED
+        stretch = STRETCH if self.variant == DEFAULT.name else asked  # to judge takes as long as to learn
         options = ["--kind", self.kind, "--variant", self.variant, "--seed", str(self.seed), "--requests", str(asked)]
-        options += ["--judged", str(judged), "--answers", str(KEPT / "cloud.jsonl"), "--out", str(self.path(quick))]
+        options += ["--stretch", str(stretch), "--judged", str(judged)]
+        options += ["--answers", str(KEPT / "cloud.jsonl"), "--out", str(self.path(quick))]
         subprocess.run([sys.executable, "-m", "benchmarks.learning.play", *options], check=True, timeout=LIMIT_S)
 
 

@@ -28,7 +28,7 @@ from orchestrator.demo.workload import MIX
 from orchestrator.tasks.generator import Split, Task, tasks
 
 EVALUATION_SEED = 900  # of the requests that versions are compared on; runs have small ones
-STRETCH, GLANCE = 400, 125  # requests between two looks at the live version
+GLANCE = 125  # requests between two looks at the live version after a shift
 OLD_MIX = {kind: weight for kind, weight in MIX.items() if kind not in SELDOM}
 
 
@@ -39,6 +39,7 @@ def main() -> int:
     made.add_argument("--variant", default=VARIANTS[0].name)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--requests", type=int, default=1500)
+    made.add_argument("--stretch", type=int, default=400, help="requests between two looks at the live version")
     made.add_argument("--judged", type=int, default=1000, help="requests that each version is judged on")
     made.add_argument("--answers", type=Path, required=True, help="file that keeps the cloud's answers")
     made.add_argument("--out", type=Path, required=True)
@@ -58,20 +59,21 @@ def main() -> int:
 async def _run(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     await site.start()
     try:
-        play = rounds if options.kind == "rounds" else shift
-        return await play(site, options.seed, options.requests, options.judged)
+        if options.kind == "shift":
+            return await shift(site, options.seed, options.requests, options.judged)
+        return await rounds(site, options.seed, options.requests, options.judged, options.stretch)
     finally:
         await site.close()
 
 
-async def rounds(site: Site, seed: int, requests: int, judged: int) -> dict[str, Any]:
-    """The same kind of traffic throughout; the live version is judged after every ``STRETCH`` requests."""
+async def rounds(site: Site, seed: int, requests: int, judged: int, stretch: int) -> dict[str, Any]:
+    """The same kind of traffic throughout; the live version is judged after every ``stretch`` requests."""
     fresh = _draw(EVALUATION_SEED, Split.TEST, MIX, judged)
     stream = _draw(seed, Split.TEST, MIX, requests)
     seen = await look(site, fresh)
     marks, known = [_mark("first", site, seen)], len(site.published)
-    for start in range(0, requests, STRETCH):
-        await site.play(stream[start : start + STRETCH])
+    for start in range(0, requests, stretch):
+        await site.play(stream[start : start + stretch])
         if len(site.published) > known:  # judged when something changed
             known, seen = len(site.published), await look(site, fresh)
         marks.append(_mark("later", site, seen))
