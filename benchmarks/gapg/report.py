@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Figure, at_least, interval
-from benchmarks.gapg.base import ASKS, GO_ON, LEVELS, MOST_ATTEMPTS, RIGHT
+from benchmarks.gapg.base import ASKS_AFTER_HIT, ASKS_AFTER_MISS, GO_ON, LEVELS, MOST_ATTEMPTS, RIGHT
 from benchmarks.gapg.capped import CAP
 from benchmarks.gapg.cloud import WRONG
 from benchmarks.gapg.form import LARGEST
@@ -92,8 +92,9 @@ def _method(base: System, spec: Spec) -> Iterator[str]:
     yield "A Qwen3 of half a million parameters, trained here from nothing on Countdown, then tuned for"
     yield f"{spec.steps} steps of 32 puzzles x 8 answers at temperature 1 (AdamW, peak rate {spec.lr:g}, alpha_a = 1,"
     yield f"alpha_c = {spec.alpha_c:g}). The base has seen right attempts ({RIGHT:.0%}) and random ones, goes on"
-    yield f"after a wrong one with probability {GO_ON:g} (at most {MOST_ATTEMPTS} attempts), and asks for help in"
-    yield f"{ASKS:.0%} of its answers, whether it failed or not. Alone it solves {base.at(0.0).overall:.1%}, greedily."
+    yield f"after a wrong one with probability {GO_ON:g} (at most {MOST_ATTEMPTS} attempts), and asks for help after"
+    yield f"{ASKS_AFTER_MISS:.0%} of its misses and {ASKS_AFTER_HIT:.0%} of its hits."
+    yield f"Alone it solves {base.at(0.0).overall:.1%}, greedily."
     yield f"Puzzles, in equal parts: {'; '.join(map(_level, LEVELS))}."
     yield f"**The cloud is the exact solver, made to fail on a fixed {WRONG:.0%} of puzzles**, chosen by a hash; the"
     yield f"paper's cloud solves 94.6 %. Every whole number up to {LARGEST} is one token: that makes answers short."
