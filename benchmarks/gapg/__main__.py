@@ -31,7 +31,7 @@ class Size:
     spec: Spec
 
 
-FULL = Size(base.Plan(), (0, 1, 2), (0.0, 0.3, 0.45, 0.5, 0.55, 0.6, 0.65, 0.8, 1.0), (0,), Spec("gapg", 0))
+FULL = Size(base.Plan(), (0, 1, 2), (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0), (0,), Spec("gapg", 0))
 QUICK = Size(
     base.Plan(hidden=32, layers=2, lessons=2000, steps=60, batch=32),
     (0,),

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 LEVELS = (Level(3, 9, 100), Level(3, 25, 100), Level(4, 9, 100))
 MOST_ATTEMPTS = 3
-RIGHT, GO_ON = 0.8, 0.5
+RIGHT, GO_ON = 0.8, 0.3  # above a half its likeliest word after a miss would be another attempt, for ever
 ASKS_AFTER_HIT, ASKS_AFTER_MISS = 0.03, 0.3
 NEVER = 10**9  # seconds
 

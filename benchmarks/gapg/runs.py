@@ -65,7 +65,7 @@ class Spec:
 
     method: str
     seed: int
-    alpha_c: float = 0.6
+    alpha_c: float = 0.4
     steps: int = 120
     lr: float = 2e-4
     pool: int = 3000
