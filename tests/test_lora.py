@@ -24,7 +24,14 @@ from orchestrator.config import BUNDLED
 from orchestrator.own_threshold import scores_id
 from policies.errors import EngineError, StoreError
 
-LORA = replace(CONFIG, method="lora", lora_rank=4, lr=2e-2, time_limit_s=900.0)  # whatever else the machine does
+LORA = replace(
+    CONFIG,
+    steps=120,
+    method="lora",
+    lora_rank=4,
+    lr=2e-2,
+    time_limit_s=900.0,  # whatever else the machine does
+)
 ANCHORS = [ask("hello", "to from with")]
 
 

@@ -21,7 +21,7 @@ TOOL = {
     "type": "function",
     "function": {"name": "move", "parameters": {"type": "object", "properties": {"to": {"type": "string"}}}},
 }
-CONFIG = TrainConfig(steps=60, variants=8, batch_size=8, lr=5e-3, max_new_tokens=32, anchor_batch=2)
+CONFIG = TrainConfig(steps=60, variants=8, batch_size=8, lr=5e-3, max_new_tokens=32, anchor_batch=2, anchor_weight=0.5)
 
 
 def ask(text: str, answer: str = "", weight: float = 1.0) -> Sample:
