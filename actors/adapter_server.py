@@ -164,4 +164,4 @@ def _completions(reply: Reply, prefill: str, url: str) -> tuple[tuple[Completion
 
 def _completion(choice: dict[str, Any], prefill: str) -> Completion:
     logprobs = tuple(float(logprob) for logprob in choice["logprobs"]["token_logprobs"])
-    return Completion(prefill + str(choice["text"]), logprobs, finish_reason(choice), len(logprobs))
+    return Completion(prefill + str(choice["text"]), logprobs, finish_reason(choice["finish_reason"]), len(logprobs))

@@ -131,9 +131,9 @@ def sampling_fields(sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def finish_reason(choice: Mapping[str, Any]) -> FinishReason:
-    """Why an answer ended, as far as an engine tells."""
-    return "length" if choice.get("finish_reason") == "length" else "stop"
+def finish_reason(told: Any) -> FinishReason:
+    """Why an answer ended, from what the endpoint calls it."""
+    return "length" if told == "length" else "stop"
 
 
 def cached_tokens(usage: Mapping[str, Any]) -> int:

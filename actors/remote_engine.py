@@ -89,7 +89,7 @@ def _completion(choice: Mapping[str, Any], tokens: int) -> Completion:
     text = (message.get("content") or "") + "".join(_call(call) for call in message.get("tool_calls") or ())
     entries = (choice.get("logprobs") or {}).get("content") or ()
     logprobs = tuple(float(entry["logprob"]) for entry in entries)
-    return Completion(text, logprobs, finish_reason(choice), len(logprobs) or tokens)
+    return Completion(text, logprobs, finish_reason(choice.get("finish_reason")), len(logprobs) or tokens)
 
 
 def _call(call: Mapping[str, Any]) -> str:

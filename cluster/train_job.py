@@ -93,6 +93,8 @@ class Workers:
 
     def stop(self) -> None:
         """End the workers, now if they are idle, with their job otherwise; a ``run`` under way fails. Twice is safe."""
+        if self._over.is_set():
+            return  # the directory may be the next system's by now
         self._over.set()
         self._rest.cancel()
         with self._turn:

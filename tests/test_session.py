@@ -70,7 +70,6 @@ def test_a_taken_dashboard_port_is_one_sentence_with_the_fix() -> None:
     assert not ray.is_initialized()
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_free_port_can_be_opened_and_is_none_that_a_connection_takes_by_itself() -> None:
     found = {session.free_port() for _ in range(50)}
     assert len(found) > 1
@@ -85,6 +84,7 @@ def test_a_host_that_is_not_this_machine_is_one_sentence_with_the_fix(host: str)
         session.free_port(host)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_cluster_that_is_not_there_is_one_sentence_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"^ray\.address: no Ray cluster could be joined at '127.0.0.1:1'.*Fix"):
         session.start(RayOptions(address="127.0.0.1:1"))

@@ -1,6 +1,6 @@
 """Runs every variant and seed as a process of its own, keeps each result, and writes the tables.
 
-A result that is there already is not made again, so an interrupted benchmark goes on. Everything takes about four
+A result that is there already is not made again, so an interrupted benchmark goes on. Everything takes some nine
 hours on one core; ``--jobs 2`` halves that. What ships is followed twice as long as what it is compared with.
 """
 
