@@ -9,6 +9,7 @@ Judging is not done here (``policies.gate``).
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -47,7 +48,7 @@ class TrainConfig:
 
     Args:
         steps: supervised optimiser steps; ``time_limit_s`` shortens the plan when the pace is too slow for them.
-        variants: versions of each labelled sample (``actors.augment``); 1 trains on it as it is.
+        variants: most versions of each sample (``actors.augment``); 1 trains on it as it is.
         batch_size, anchor_batch: labelled and anchor samples in one step.
         lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
         anchor_weight: beta_F of KL(pi_SFT || pi).
@@ -216,11 +217,17 @@ def _supervised(job: TrainingJob, tell: Progress, peers: Peers | None) -> tuple[
     from actors.data_parallel import ALONE  # noqa: PLC0415
     from actors.trainer import Trainer  # noqa: PLC0415
 
-    trainer = Trainer(Path(job.start_dir or job.base_dir), job.config, peers or ALONE)
-    if not job.config.steps:
+    config = job.config
+    trainer = Trainer(Path(job.start_dir or job.base_dir), config, peers or ALONE)
+    if not config.steps:
         return trainer, {}
-    count, seed = job.config.variants, job.config.seed
-    labels = variants(job.labels, count, seed)
-    anchors = variants(job.anchors, count, seed, join=False)  # pi_SFT has nothing to keep where it cannot answer
+    labels = variants(job.labels, _versions(config, job.labels, config.batch_size), config.seed)
+    # Two requests in one are not among the anchors: pi_SFT has nothing to keep where it cannot answer.
+    anchors = variants(job.anchors, _versions(config, job.anchors, config.anchor_batch), config.seed, join=False)
     with (peers or ALONE).joined():
         return trainer, trainer.fit(labels, anchors, tell)
+
+
+def _versions(config: TrainConfig, samples: Sequence[Sample], batch: int) -> int:
+    """Of each sample: as many as were asked for, and no more than the steps can draw."""
+    return min(config.variants, max(1, math.ceil(config.steps * batch / max(len(samples), 1))))

@@ -121,6 +121,16 @@ def test_the_same_seed_gives_the_same_weights(job: TrainingJob, tmp_path: Path) 
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.parametrize(("variants", "versions"), [(32, 2), (1, 1)])
+def test_no_more_versions_are_made_than_the_steps_can_draw(
+    job: TrainingJob, tmp_path: Path, variants: int, versions: int
+) -> None:
+    config = replace(CONFIG, steps=6, batch_size=8, anchor_batch=1, variants=variants)  # 48 draws from 24 labels
+    work = replace(job, work_dir=str(tmp_path), anchors=LABELS[:3], trials=[], config=config)
+    figures = run_job(work).figures
+    assert (figures["samples"], figures["anchors"]) == (versions * len(LABELS), versions * 3)
+
+
 def test_a_time_limit_ends_a_run_and_progress_is_told(base: Path) -> None:
     told: list[dict[str, float]] = []
     figures = Trainer(base, replace(CONFIG, steps=100_000, time_limit_s=0.3)).fit(LABELS, [], told.append)
