@@ -87,7 +87,7 @@ class Site:
 
     def __init__(self, var: Path, variant: Variant, seed: int, watchful: bool, answers: Path) -> None:
         self.variant = variant
-        self.config = _config(var, seed, watchful)
+        self.config = _config(var, seed, watchful, variant)
         self.store = ModelStore(self.config.store_dir, self.config.store.keep)
         self.cloud = RememberedCloud(CLOUD, answers)
         self.rounds: list[RoundReport] = []
@@ -249,11 +249,11 @@ def _score(scorer: Scorer, row: AnsweredTwice) -> float:
     return scorer.judge(asked.question, len(asked.tools), row.candidate.logprobs, valid)
 
 
-def _config(var: Path, seed: int, watchful: bool) -> Config:
+def _config(var: Path, seed: int, watchful: bool, variant: Variant) -> Config:
     drift = {} if watchful else {"safe_threshold": 0.0}
     return default_config(
         var=var,
         site={"name": "site", "audit_rate": 0.1},
         policy={"kind": "fixed", "during": False, **drift},
-        learner={"after_labels": LABELS, "pause_minutes": 1.0, "seed": seed, "timeout_s": 3600.0},
+        learner={"after_labels": LABELS, "pause_minutes": 1.0, "seed": seed, "timeout_s": 3600.0, **variant.learner},
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-STEPS = 40  # of reinforcement learning a round, 128 answers each: about as long as the 200 supervised steps take
+STEPS = 40  # of reinforcement learning a round, 128 answers each: about as long as 200 supervised steps take
 REVERSE, FORWARD, EPOCHS = 0.05, 0.5, 2  # beta_R, beta_F, passes over a step's answers (before the second no ratio)
 
 
@@ -25,6 +25,7 @@ class Variant:
     training: Mapping[str, Any] = field(default_factory=dict)
     refresh: bool = True
     refit: bool = False
+    learner: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _ppo(reverse: float, forward: float) -> dict[str, Any]:
@@ -47,5 +48,7 @@ VARIANTS = (
     Variant("then DPO", {"preference_steps": 120}),
     Variant("as shipped, scorer never refreshed", refresh=False),
     Variant("as shipped, threshold refitted", refit=True),
+    Variant("as shipped, a label's half-life is 200", learner={"half_life": 200}),
+    Variant("as shipped, what was right counts half", learner={"known_weight": 0.5}),
     Variant("PPO alone, both", {**_ppo(REVERSE, FORWARD), "steps": 0}),
 )
