@@ -81,9 +81,3 @@ class Peers:
 
 
 ALONE = Peers()
-
-
-def part_of(loss: AnchoredLoss, labels: float, anchors: float, beta: float) -> AnchoredLoss:
-    """What a share's loss adds to the whole batch's: ``labels`` and ``anchors`` are its parts of their weights."""
-    nll, kl = loss.nll * labels, loss.kl * anchors
-    return AnchoredLoss(nll + beta * kl, nll, kl)

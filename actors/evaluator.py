@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from actors.trainer import SampleEncoder, answer_logits, collate, device_of, load_model
+from actors.samples import SampleEncoder, answer_logits, collate
+from actors.trainer import device_of, load_model
 from actors.training import Draft, Sample, TrainConfig
 from policies.losses import forward_kl
 

@@ -204,6 +204,9 @@ class LearnerOptions(Options):
     threads: int = Field(default=1, ge=1)
     """CPU threads of each training worker."""
 
+    batch_tokens: int = Field(default=4096, ge=1)
+    """Tokens of one forward pass; the gradients of a step's passes add up. Less where the GPU's memory ends."""
+
     workers: int = Field(default=1, ge=1)
     """Training workers that share each batch of the supervised steps, on the nodes and GPUs that Ray finds for them."""
 

@@ -7,14 +7,14 @@ what is written takes its place. Sampling is vLLM's, in this process; see ``acto
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from actors.judges import LoggedJudge
 from actors.policy_trainer import PolicyConfig, PolicyTrainer, Work
 from actors.rollouts import ROLLOUT_SETTINGS, Rollouts
-from actors.trainer import SampleEncoder, device_of
+from actors.samples import SampleEncoder
+from actors.trainer import device_of
 from actors.training import Progress, Sample, TrainConfig, TrainingJob
 
 PROMPTS, SAMPLES = 16, 8  # 128 answers a step: on one core a step of the bundled edge model takes about two seconds
@@ -36,9 +36,8 @@ def improve(candidate: Path, job: TrainingJob, progress: Progress) -> dict[str, 
     anchors = encoder.encode_all([*job.anchors, *labels])
     sampler = Rollouts(candidate, "candidate", replace(ROLLOUT_SETTINGS, threads=config.threads))
     try:
-        with tempfile.TemporaryDirectory(dir=job.work_dir) as scratch:
-            trainer = PolicyTrainer(candidate, Path(scratch), _config(config), sampler)
-            figures = trainer.run(Work(prompts, LoggedJudge(labels), anchors), progress)
+        trainer = PolicyTrainer(candidate, job.checkpoints, _config(config), sampler)
+        figures = trainer.run(Work(prompts, LoggedJudge(labels), anchors), progress)
     finally:
         sampler.close()
     trainer.save(candidate)

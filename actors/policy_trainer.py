@@ -4,7 +4,7 @@
 brings the sampler to the present weights in memory, samples G answers to each, has them judged, drops what the cloud's
 budget does not cover (``policies.prompt_filter``), and takes one step up the anchored objective (``policies.
 policy_losses``) with the coefficients of ``policies.group``. Who samples (``actors.rollouts``) and who judges is passed
-in. A checkpoint is whole or not there; a run that was killed goes on from it. No Ray, no log: see ``actors.training``.
+in. A run that was killed goes on from its last checkpoint. No Ray, no log: see ``actors.training``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from actors.shared_prompts import Row, collate_rows, passes, row_logits, rows_of, shares_prompts
-from actors.trainer import Encoded, adamw, answer_logits, collate, load_model, save_model, set_rate
+from actors.checkpoint import restore, save
+from actors.samples import Encoded, answer_logits, collate, passes
+from actors.shared_prompts import Row, collate_rows, row_logits, rows_of, shares_prompts, width
+from actors.trainer import adamw, load_model, save_model, set_rate
 from actors.training import Progress
 from policies.errors import EngineError
 from policies.fitting import BoolArray
@@ -41,7 +43,7 @@ from policies.score import FloatArray
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = "policy.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class PolicyTrainer:
         self.model = load_model(base_dir, config.device, torch.float32)
         self._prior = load_model(base_dir, config.device, torch.float32) if config.forward_weight else None
         self._optimizer = adamw(self.model, config.lr, config.weight_decay)
-        self.step = self._resume()
+        self.step = int(restore(self._checkpoint, self.model, self._optimizer).get("step", 0.0))
 
     def run(self, work: Work, progress: Progress) -> dict[str, float]:
         """Train to the last step; returns its figures.
@@ -166,7 +168,7 @@ class PolicyTrainer:
             self.step += 1
             progress(figures)
             if self.step % self._config.checkpoint_every == 0 or self.step == self._config.steps:
-                self._save_checkpoint()
+                save(self._checkpoint, self.model, self._optimizer, {"step": float(self.step)})
         return figures
 
     def save(self, directory: Path) -> None:
@@ -214,7 +216,7 @@ class PolicyTrainer:
             for answer, weight in zip(group, row, strict=True)
             if weight or config.reverse_weight
         ]
-        parts = list(passes(rows_of(learnt, shares_prompts(self.model)), config.batch_tokens))
+        parts = list(passes(rows_of(learnt, shares_prompts(self.model)), width, config.batch_tokens))
         before = [self._behaviour(part) for part in parts] if config.epochs > 1 else [None] * len(parts)
         total = 0.0
         for _ in range(config.epochs):
@@ -286,26 +288,6 @@ class PolicyTrainer:
             "kept": len(kept) / len(judged.rewards),
             "sampled_tokens": float(sum(len(answer.tokens) for answer in answers)),
         }
-
-    def _save_checkpoint(self) -> None:
-        """Written aside, then moved: a kill leaves the last whole one."""
-        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._checkpoint.with_suffix(".new")
-        state = {"step": self.step, "model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
-        torch.save(state, aside)
-        aside.replace(self._checkpoint)
-
-    def _resume(self) -> int:
-        if not self._checkpoint.exists():
-            return 0
-        try:
-            state: dict[str, Any] = torch.load(self._checkpoint, map_location=self._config.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, OSError, KeyError, ValueError, EOFError) as why:
-            raise EngineError(f"{self._checkpoint}: cannot be gone on from ({why}). Fix: remove it") from why
-        logger.info("%s: going on from step %d", self._checkpoint, state["step"])
-        return int(state["step"])
 
 
 def _share(flags: BoolArray) -> float:

@@ -15,18 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.trainer import (
-    REPORT_EVERY,
-    Encoded,
-    SampleEncoder,
-    adamw,
-    answer_logits,
-    collate,
-    device_of,
-    load_model,
-    save_model,
-    set_rate,
-)
+from actors.samples import Encoded, SampleEncoder, answer_logits, collate
+from actors.trainer import REPORT_EVERY, adamw, device_of, load_model, save_model, set_rate
 from actors.training import Progress, TrainConfig, TrainingJob
 from policies.errors import EngineError
 from policies.policy_losses import dpo_loss, per_answer, token_logprobs

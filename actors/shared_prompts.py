@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.trainer import Encoded
+from actors.samples import Encoded
 
 ROW_TOKENS = 1024  # attention costs the square of a row's length: up to here less than what reading a prompt twice does
 
@@ -58,22 +58,10 @@ def rows_of(answers: Sequence[Encoded], shared: bool) -> list[Row]:
     return [row for _, group in groups for row in _rows(group)]
 
 
-def passes(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
-    """Rows of similar length together, at most ``batch_tokens`` with their padding (one row at least)."""
-    part: list[Row] = []
-    for row in sorted(rows, key=_width):
-        if part and _width(row) * (len(part) + 1) > batch_tokens:
-            yield part
-            part = []
-        part.append(row)
-    if part:
-        yield part
-
-
 def collate_rows(rows: Sequence[Row], device: str) -> Pass:
     """Tensors of some rows; every answer token counts with its answer's weight."""
-    width = max(map(_width, rows))
-    ids, positions, owner = torch.zeros(3, len(rows), width, dtype=torch.long)
+    longest = max(map(width, rows))
+    ids, positions, owner = torch.zeros(3, len(rows), longest, dtype=torch.long)
     owner -= 1  # padding belongs to nobody
     places: list[tuple[int, int, int, float]] = []
     for index, row in enumerate(rows):
@@ -106,14 +94,15 @@ def row_logits(model: Any, batch: Pass) -> Tensor:
 def _rows(answers: Iterator[Encoded]) -> Iterator[Row]:
     row: list[Encoded] = []
     for answer in answers:
-        if row and _width([*row, answer]) > ROW_TOKENS:
+        if row and width([*row, answer]) > ROW_TOKENS:
             yield row
             row = []
         row.append(answer)
     yield row
 
 
-def _width(row: Row) -> int:
+def width(row: Row) -> int:
+    """Tokens that it feeds to the model."""
     return row[0].start + sum(len(answer.ids) - 1 - answer.start for answer in row)
 
 

@@ -2,20 +2,21 @@
 
 ``Trainer`` loads a Hugging Face causal decoder twice: frozen as the prior pi_SFT, and as the candidate with float32
 master weights (products in bfloat16 on a GPU), or once, with an adapter (``actors.lora``). A step takes a few labelled
-samples and a few anchors and minimises ``policies.losses.anchored_loss``; only answer tokens and the end token count,
-and only their logits are computed. No Ray, no log, no judgement: see ``actors.training``.
+samples and a few anchors and minimises NLL(label) + beta_F * KL(pi_SFT || pi) (``policies.losses``), in as many passes
+as its memory needs. A run that was killed goes on from its last checkpoint. No Ray, no log, no judgement: see
+``actors.training``.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -24,18 +25,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from actors.adapter_base import ADAPTER_CONFIG, BASE_FILE, base_of, whole
-from actors.data_parallel import ALONE, Peers, part_of
-from actors.engine import Prompt
+from actors.checkpoint import restore, save
+from actors.data_parallel import ALONE, Peers
 from actors.lora import Adapter, trained, uses_lora
-from actors.rendering import Renderer
+from actors.samples import Encoded, SampleEncoder, answer_logits, collate, draw, length, passes, weight
 from actors.training import Progress, Sample, TrainConfig
 from actors.weights import read_tensors
-from policies.errors import BadRequest, EngineError
-from policies.losses import Anchor, AnchoredLoss, anchored_loss
+from policies.errors import EngineError
+from policies.losses import AnchoredLoss, forward_kl, token_nll
 
 logger = logging.getLogger(__name__)
 
-POOL = 4  # batches whose samples are sorted by length together: less padding, still random
 PACE_STEPS = 5  # from then on the pace is known well enough to plan with
 REPORT_EVERY = 10  # steps between two calls of the progress hook
 LIVE_ONLY = (
@@ -47,29 +47,6 @@ LIVE_ONLY = (
     BASE_FILE,
 )  # belong to the base version's own weights
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pth")
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A sample as tokens: the loss is on ``ids[start:]``, each weighing ``weight``."""
-
-    ids: list[int]
-    start: int
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Samples of one step; rows are padded on the right, where a causal model cannot look.
-
-    ``rows`` and ``columns`` [n] are the positions that predict ``targets`` [n], which count with ``weights`` [n].
-    """
-
-    ids: Tensor
-    rows: Tensor
-    columns: Tensor
-    targets: Tensor
-    weights: Tensor
 
 
 class Trainer:
@@ -88,36 +65,52 @@ class Trainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self._dir, self._config, self._peers = base_dir, config, peers
-        self._random = random.Random(config.seed)
         self._device = device_of(config)
         self._encoder = SampleEncoder(base_dir, config.context)
         self._tuned = tuned(base_dir, self._device, config)
         self._model = self._tuned.model
         self._model.train()
 
-    def fit(self, labels: Sequence[Sample], anchors: Sequence[Sample], progress: Progress) -> dict[str, float]:
+    def fit(
+        self, labels: Sequence[Sample], anchors: Sequence[Sample], progress: Progress, checkpoint: Path | None = None
+    ) -> dict[str, float]:
         """Train; returns the last figures (``step``, ``loss``, ``nll``, ``kl``, ``samples``, ``anchors``, ``seconds``).
 
+        Args:
+            checkpoint: file to go on from, where it is there, and to write; a run that goes on ends as if never cut.
+
         Raises:
-            EngineError: no label fits the context, or the loss is no longer a number.
+            EngineError: no label fits the context, the loss is no longer a number, or the checkpoint is damaged.
         """
+        config, random = self._config, Random(self._config.seed)
         wanted, kept = self._encoder.encode_all(labels), self._encoder.encode_all(anchors)
         if not wanted:
-            raise EngineError(f"{self._dir}: none of {len(labels)} samples fits a context of {self._config.context}")
-        optimizer = adamw(self._model, self._config.lr, self._config.weight_decay)
-        batches = zip(self._draw(wanted, self._config.batch_size), self._draw(kept, self._anchors()), strict=False)
-        started, figures = time.perf_counter(), {"samples": float(len(wanted)), "anchors": float(len(kept))}
-        step, steps = 0, self._config.steps
-        for label, anchor in batches:
-            set_rate(optimizer, self._config.lr, self._config.warmup, step / steps)
-            loss = self._step(label, anchor, optimizer)
-            step, spent = step + 1, self._peers.agreed(time.perf_counter() - started)
-            steps = self._affordable(step, steps, spent)
-            if step % REPORT_EVERY == 0 or step >= steps:
-                figures |= _figures(step, steps, loss, spent)
-                progress(figures)
+            raise EngineError(f"{self._dir}: none of {len(labels)} samples fits a context of {config.context}")
+        optimizer = adamw(self._model, config.lr, config.weight_decay)
+        figures = {"step": 0.0, "steps": float(config.steps), "seconds": 0.0}
+        figures |= {"samples": float(len(wanted)), "anchors": float(len(kept))}
+        if checkpoint is not None:
+            figures |= restore(checkpoint, self._model, optimizer)
+        step, steps, saved = int(figures["step"]), int(figures["steps"]), figures["seconds"]
+        began = time.perf_counter() - saved
+        batches = zip(draw(wanted, config.batch_size, random), draw(kept, self._anchors(), random), strict=False)
+        for label, anchor in islice(batches, step, None):
             if step >= steps:
                 break
+            set_rate(optimizer, config.lr, config.warmup, step / steps)
+            loss = self._step(label, anchor, optimizer)
+            step, spent = step + 1, self._peers.agreed(time.perf_counter() - began)
+            steps = self._affordable(step, steps, spent)
+            figures |= _figures(step, steps, loss, spent)
+            if step % REPORT_EVERY == 0 or step >= steps:
+                progress(figures)
+            if (
+                checkpoint is not None
+                and not self._peers.rank
+                and (spent >= saved + config.checkpoint_s or step >= steps)
+            ):
+                save(checkpoint, self._model, optimizer, figures)
+                saved = spent
         return figures
 
     def save(self, directory: Path) -> None:
@@ -128,51 +121,47 @@ class Trainer:
     def _anchors(self) -> int:
         return self._config.anchor_batch if self._config.anchor_weight else 0
 
-    def _draw(self, samples: list[Encoded], size: int) -> Iterator[list[Encoded]]:
-        """Batches of ``size`` without end, of samples of similar length; every sample once before any comes twice."""
-        queue: list[Encoded] = []
-        while True:
-            while samples and len(queue) < size * POOL:
-                queue += self._random.sample(samples, len(samples))
-            pool, queue = sorted(queue[: size * POOL], key=lambda s: len(s.ids)), queue[size * POOL :]
-            batches = [pool[start : start + size] for start in range(0, max(size * POOL, 1), max(size, 1))]
-            yield from self._random.sample(batches, len(batches))
-
     def _step(self, label: list[Encoded], anchor: list[Encoded], optimizer: torch.optim.Optimizer) -> AnchoredLoss:
-        rows, kept = self._peers.share(label), self._peers.share(anchor)
-        batch = collate(rows, self._device)
-        # On CPU the casts of a small model's weights cost more than bfloat16 saves (twice the time at 0.6M parameters).
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda"):
-            anchored = self._prior(kept)  # first: an adapter is switched off for it
-            logits = answer_logits(self._model, batch)
-            stay = self._stay(anchored, logits)
-        loss = anchored_loss(logits, batch.targets, batch.weights, stay, self._config.anchor_weight)
-        shares = _weight(rows) / _weight(label), _weight(kept) / (_weight(anchor) or 1.0)
-        part = part_of(loss, *shares, self._config.anchor_weight)
         optimizer.zero_grad(set_to_none=True)
-        part.total.backward()
-        loss = self._peers.add_up(self._model, part)
+        nll = self._learn(self._peers.share(label), weight(label))
+        kl = self._stay(self._peers.share(anchor), weight(anchor))
+        own = AnchoredLoss(nll + self._config.anchor_weight * kl, nll, kl)
+        loss = self._peers.add_up(self._model, own)
         if not torch.isfinite(loss.total):  # after the sum: all workers see it, and none waits for one that gave up
             raise EngineError(f"{self._dir}: training diverged, the loss is {loss.total.item()}; lower learner.lr")
         torch.nn.utils.clip_grad_norm_(trained(self._model), self._config.clip)
         optimizer.step()
         return loss
 
-    def _prior(self, anchor: list[Encoded]) -> tuple[Batch, Tensor] | None:
-        """The anchor samples, and what the model said along them before the round."""
-        if not anchor:
-            return None
-        batch = collate(anchor, self._device)
-        with torch.no_grad(), self._tuned.prior() as model:
-            return batch, answer_logits(model, batch)
+    def _learn(self, rows: list[Encoded], whole: float) -> Tensor:
+        """Add up the gradients of the likelihood of some labels; their part of a batch that weighs ``whole``."""
+        total = torch.zeros((), device=self._device)
+        for part in passes(rows, length, self._config.batch_tokens):
+            batch = collate(part, self._device)
+            with self._precision():
+                logits = answer_logits(self._model, batch)
+            nll = token_nll(logits, batch.targets, batch.weights) * (weight(part) / whole)
+            nll.backward()
+            total += nll.detach()
+        return total
 
-    def _stay(self, anchored: tuple[Batch, Tensor] | None, like: Tensor) -> Anchor:
-        """What both models say along the anchor samples."""
-        if anchored is None:
-            none = like.new_empty(0, like.shape[-1])
-            return Anchor(none, none, none.new_empty(0))
-        batch, prior = anchored
-        return Anchor(prior, answer_logits(self._model, batch), batch.weights)
+    def _stay(self, rows: list[Encoded], whole: float) -> Tensor:
+        """The same for beta_F * KL(pi_SFT || pi) along some anchors; their part of the KL itself."""
+        total = torch.zeros((), device=self._device)
+        for part in passes(rows, length, self._config.batch_tokens):
+            batch = collate(part, self._device)
+            with self._precision():
+                with torch.no_grad(), self._tuned.prior() as model:
+                    prior = answer_logits(model, batch)
+                logits = answer_logits(self._model, batch)
+            kl = forward_kl(prior, logits, batch.weights) * (weight(part) / whole)
+            (self._config.anchor_weight * kl).backward()
+            total += kl.detach()
+        return total
+
+    def _precision(self) -> torch.autocast:
+        # On CPU the casts of a small model's weights cost more than bfloat16 saves (twice the time at 0.6M parameters).
+        return torch.autocast(self._device, torch.bfloat16, enabled=self._device == "cuda")
 
     def _affordable(self, step: int, steps: int, spent: float) -> int:
         """Fewer steps when the pace so far would break the time limit, so that the rate still decays to 0."""
@@ -199,51 +188,6 @@ class AllWeights:
     def save(self, directory: Path) -> None:
         """Write bfloat16 safetensors."""
         self.model.to(torch.bfloat16).save_pretrained(directory)
-
-
-class SampleEncoder:
-    """Samples to tokens with the prompt the engines read; what cannot be rendered or is too long is left out."""
-
-    def __init__(self, directory: Path, context: int) -> None:
-        self._renderer = Renderer(directory, None)
-        self._renderer.context = self.context = min(self._renderer.context, context)
-        self.tokenizer = self._renderer.tokenizer
-
-    def prompt(self, sample: Sample, room: int) -> list[int] | None:
-        """Prompt tokens that leave ``room`` for the answer, or None."""
-        try:
-            return self._renderer.render(Prompt(sample.messages, sample.tools), room)
-        except BadRequest as why:
-            logger.info("a sample is left out: %s", why)
-            return None
-
-    def encode_all(self, samples: Sequence[Sample]) -> list[Encoded]:
-        """Prompt, answer and end token of every sample that fits."""
-        encoded = []
-        for sample in samples:
-            answer = self.tokenizer(sample.answer, add_special_tokens=False).input_ids
-            answer = [*answer, self.tokenizer.eos_token_id]
-            prompt = self.prompt(sample, len(answer))
-            if prompt is not None:
-                encoded.append(Encoded(prompt + answer, len(prompt), sample.weight))
-        return encoded
-
-
-def answer_logits(model: Any, batch: Batch) -> Tensor:
-    """Logits at the positions that predict answer tokens, shape [n, vocabulary]."""
-    hidden = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
-    return model.get_output_embeddings()(hidden[batch.rows, batch.columns])  # type: ignore[no-any-return]
-
-
-def collate(samples: Sequence[Encoded], device: str) -> Batch:
-    """Tensors of some samples; every answer token counts with its sample's weight."""
-    width = max(len(s.ids) for s in samples)
-    ids = torch.tensor([s.ids + [0] * (width - len(s.ids)) for s in samples])
-    places = [(row, at) for row, s in enumerate(samples) for at in range(s.start, len(s.ids))]
-    weights = torch.tensor([samples[row].weight for row, _ in places])
-    rows, at = torch.tensor(places).T
-    tensors = (ids, rows, at - 1, ids[rows, at], weights)
-    return Batch(*(tensor.to(device) for tensor in tensors))
 
 
 def tuned(base_dir: Path, device: str, config: TrainConfig) -> AllWeights | Adapter:
@@ -304,10 +248,6 @@ def set_rate(optimizer: torch.optim.Optimizer, peak: float, warmup: float, done:
     rate = peak * min((done + 1e-3) / max(warmup, 1e-3), (1.0 - done) / (1.0 - warmup), 1.0)
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def _weight(samples: Sequence[Encoded]) -> float:
-    return sum(sample.weight * (len(sample.ids) - sample.start) for sample in samples)
 
 
 def _figures(step: int, steps: int, loss: AnchoredLoss, seconds: float) -> dict[str, float]:

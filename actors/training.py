@@ -8,8 +8,10 @@ Judging is not done here (``policies.gate``).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -50,6 +52,7 @@ class TrainConfig:
         steps: supervised optimiser steps; ``time_limit_s`` shortens the plan when the pace is too slow for them.
         variants: most versions of each sample (``actors.augment``); 1 trains on it as it is.
         batch_size, anchor_batch: labelled and anchor samples in one step.
+        batch_tokens: of prompts and answers in one forward pass; the gradients of a step's passes add up.
         lr: peak rate of AdamW; rises over ``warmup`` of the run, then falls linearly to 0.
         anchor_weight: beta_F of KL(pi_SFT || pi).
         method: full (all weights), lora (an adapter of ``lora_rank``), or auto (by the model's size).
@@ -60,6 +63,7 @@ class TrainConfig:
         policy_reverse, policy_forward: beta_R of KL(pi || pi_k), which counts from the second pass on, and beta_F.
         context: samples with more tokens than this, or than the model's own limit, are left out.
         max_new_tokens: longest answer when the models are evaluated.
+        checkpoint_s: what a run that is killed loses at most, in seconds of training.
         threads: of this process's CPU work; ``device`` is a torch device or auto.
     """
 
@@ -67,6 +71,7 @@ class TrainConfig:
     variants: int = 32
     batch_size: int = 16
     anchor_batch: int = 16
+    batch_tokens: int = 4096
     lr: float = 1.5e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
@@ -83,6 +88,7 @@ class TrainConfig:
     context: int = 4096
     max_new_tokens: int = 160
     time_limit_s: float = 300.0
+    checkpoint_s: float = 30.0
     threads: int = 1
     device: str = "auto"
     seed: int = 0
@@ -115,8 +121,17 @@ class TrainingJob:
         """Write ``<work_dir>/job.json`` and return its path."""
         path = Path(self.work_dir) / JOB_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        path.write_text(self._to_json(), encoding="utf-8")
         return path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of this job's checkpoints: another job in the same ``work_dir`` has another."""
+        digest = hashlib.blake2b(self._to_json().encode(), digest_size=8).hexdigest()
+        return Path(self.work_dir) / f"checkpoints-{digest}"
+
+    def _to_json(self) -> str:
+        return json.dumps(asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> TrainingJob:
@@ -165,6 +180,8 @@ class TrainingOutcome:
 def run_job(job: TrainingJob, progress: Progress | None = None, peers: Peers | None = None) -> TrainingOutcome:
     """Train on ``job.labels``, save the candidate, and evaluate it beside the base model.
 
+    A job whose process was killed goes on from its last checkpoint when it is run again.
+
     Args:
         peers: this worker, the first of several, where others ``take_part`` in the supervised steps.
 
@@ -186,6 +203,7 @@ def run_job(job: TrainingJob, progress: Progress | None = None, peers: Peers | N
         figures |= improve(candidate, job, tell)
     trained = time.perf_counter()
     outcome = evaluate(job, candidate)
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
     figures |= {"train_s": trained - started, "evaluate_s": time.perf_counter() - trained}
     return replace(outcome, figures=figures)
 
@@ -225,7 +243,7 @@ def _supervised(job: TrainingJob, tell: Progress, peers: Peers | None) -> tuple[
     # Two requests in one are not among the anchors: pi_SFT has nothing to keep where it cannot answer.
     anchors = variants(job.anchors, _versions(config, job.anchors, config.anchor_batch), config.seed, join=False)
     with (peers or ALONE).joined():
-        return trainer, trainer.fit(labels, anchors, tell)
+        return trainer, trainer.fit(labels, anchors, tell, job.checkpoints / "supervised.pt")
 
 
 def _versions(config: TrainConfig, samples: Sequence[Sample], batch: int) -> int:

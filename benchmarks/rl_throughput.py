@@ -239,7 +239,7 @@ def _measured(plan: Plan) -> Pace:
 def _work(plan: Plan) -> tuple[Path, list[list[int]], Any, Any]:
     """The model, prompts as tokens, their tokenizer, and the judge."""
     from actors.judges import LoggedJudge  # noqa: PLC0415
-    from actors.trainer import SampleEncoder  # noqa: PLC0415
+    from actors.samples import SampleEncoder  # noqa: PLC0415
     from actors.training import Sample  # noqa: PLC0415
     from orchestrator.bundled.train import MODELS  # noqa: PLC0415
     from orchestrator.tasks.generator import Split, tasks  # noqa: PLC0415

@@ -5,7 +5,8 @@ where the job lies, ``outcome.json`` beside the job is the answer. What a worker
 ``actors.training.run_job``; with several, each takes its share of every batch (``actors.data_parallel``). This module
 places them, keeps them from starving what serves (bounded threads, the lowest priority, a share of a core), and turns
 their failures into ``EngineError``: a worker that fails, dies or hangs ends its group, and the next round starts
-another. All nodes must see the directories: one machine, or storage that all mount.
+another. Where workers died, as under kill -9 or the kernel's hunt for memory, new ones go on with the same job from its
+last checkpoint. All nodes must see the directories: one machine, or storage that all mount.
 
 A round of one step on the bundled edge model took 29 s where it started its worker and 1.4-1.8 s afterwards, on two
 busy cores. The start costs more than a small round: Ray Train's six helpers and the worker import what they need, all
@@ -40,9 +41,11 @@ from policies.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-ORDER_FILE, OUTCOME_FILE, PROGRESS_FILE, HUNG_FILE = "order.json", "outcome.json", "progress.json", "hung.txt"
+ORDER_FILE, OUTCOME_FILE, PROGRESS_FILE = "order.json", "outcome.json", "progress.json"
+HUNG_FILE, FAILED_FILE = "hung.txt", "failed.txt"
 POLL_S = 0.2  # between two looks for a file: nothing beside a round's seconds, and no work for the machine
 START_S = 120.0  # workers that have not started by then wait for resources that nobody gives back
+RESTARTS = 2  # of a job whose workers died: what kills them a third time is likely the job itself
 IDLE_S = 600.0  # rounds are minutes to a day apart; idle workers hold some 500 MB each, a new group costs seconds
 STOPPED = "the workers were stopped"
 
@@ -89,7 +92,7 @@ class Workers:
         with self._turn:
             if self._over.is_set():
                 raise CancelledError(STOPPED)
-            return self._run(job, name)
+            return self._run(job, name, RESTARTS)
 
     def stop(self) -> None:
         """End the workers, now if they are idle, with their job otherwise; a ``run`` under way fails. Twice is safe."""
@@ -106,12 +109,15 @@ class Workers:
         """Whether no ``run`` can come any more."""
         return self._over.is_set()
 
-    def _run(self, job: TrainingJob, name: str) -> TrainingOutcome:
-        with self._kept(job.config.threads) as group:
-            try:
+    def _run(self, job: TrainingJob, name: str, restarts: int) -> TrainingOutcome:
+        try:
+            with self._kept(job.config.threads) as group:
                 return group.do(job, self._placement.timeout_s, self._over)
-            except EngineError as why:
+        except EngineError as why:
+            if not (restarts and isinstance(why, _WorkersDiedError)):
                 raise EngineError(f"training run {name} failed: {why}") from why.__cause__
+            log.warning("training run %s: %s; new workers go on from its last checkpoint", name, why)
+        return self._run(job, name, restarts - 1)
 
     @contextmanager
     def _kept(self, threads: int) -> Iterator[Group]:
@@ -139,6 +145,10 @@ class Workers:
             group.end()
 
 
+class _WorkersDiedError(EngineError):
+    """They ended without a word of their own."""
+
+
 class Group:
     """One Ray Train run: the workers and the directory with their orders.
 
@@ -161,8 +171,8 @@ class Group:
 
     def do(self, job: TrainingJob, timeout_s: float, over: threading.Event) -> TrainingOutcome:
         """Order ``job`` and wait for its outcome; raises as ``Workers.run``, without the run's name."""
-        outcome, hung = (Path(job.work_dir) / name for name in (OUTCOME_FILE, HUNG_FILE))
-        for old in (outcome, hung):
+        outcome, hung, failed = (Path(job.work_dir) / name for name in (OUTCOME_FILE, HUNG_FILE, FAILED_FILE))
+        for old in (outcome, hung, failed):
             old.unlink(missing_ok=True)
         _replace(self._orders / ORDER_FILE, json.dumps({"id": uuid.uuid4().hex, "job": str(job.save())}))
         latest = time.monotonic() + START_S + timeout_s
@@ -171,7 +181,9 @@ class Group:
                 raise CancelledError(STOPPED)
             if not self.alive:
                 why = self._failure()
-                raise EngineError(_late(hung, timeout_s) or (_words(why) if why else "its workers ended")) from why
+                if said := _said(failed) or _late(hung, timeout_s):
+                    raise EngineError(said) from why
+                raise _WorkersDiedError(_words(why) if why else "its workers ended") from why
             if time.monotonic() > latest:
                 raise EngineError(f"its workers did not start, or do not answer, for {START_S + timeout_s:g} s")
         return TrainingOutcome.from_json(outcome.read_text(encoding="utf-8"))
@@ -223,8 +235,9 @@ def worker_loop(config: dict[str, Any]) -> None:
             continue
         done = order["id"]
         job = TrainingJob.load(Path(order["job"]))
-        with _watched(Path(job.work_dir) / HUNG_FILE, config["timeout_s"]):
-            _work(job, _peers(job, done, config["gpus"]))
+        peers = _peers(job, done, config["gpus"])
+        with _watched(Path(job.work_dir) / HUNG_FILE, config["timeout_s"]), _telling(job, peers):
+            _work(job, peers)
 
 
 def _work(job: TrainingJob, peers: Peers) -> None:
@@ -245,6 +258,18 @@ def _watched(hung: Path, timeout_s: float) -> Iterator[None]:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+@contextmanager
+def _telling(job: TrainingJob, peers: Peers) -> Iterator[None]:
+    """Leave a file that says why the block failed; who died leaves none, nor who only lost another worker."""
+    try:
+        yield
+    except Exception as why:
+        if peers.size == 1 or isinstance(why, EngineError):
+            told = str(why) if isinstance(why, EngineError) else repr(why)
+            _replace(Path(job.work_dir) / FAILED_FILE, told)
+        raise
 
 
 def _peers(job: TrainingJob, order: str, gpus: bool) -> Peers:
@@ -279,6 +304,11 @@ def _scaling(placement: Placement, gpus: bool) -> ScalingConfig:
 
 def _worker_environment(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+def _said(failed: Path) -> str:
+    """Why a worker gave its job up, in its words; empty where it did not."""
+    return failed.read_text(encoding="utf-8") if failed.exists() else ""
 
 
 def _late(hung: Path, timeout_s: float) -> str | None:

@@ -225,6 +225,7 @@ class Learner:
             steps=o.steps,
             variants=o.variants,
             batch_size=o.batch_size,
+            batch_tokens=o.batch_tokens,
             lr=o.lr,
             anchor_weight=o.anchor_weight,
             method=o.method,

@@ -2,8 +2,10 @@
 
 All functions take one row per token that counts: logits [n, vocabulary] predict targets [n], weights [n] say how much
 each row counts (0 leaves it out), and the result is the weighted mean over rows in nats per token, exact over
-the full vocabulary. ``anchored_loss`` is the supervised case of the SFT-anchored objective (ours, consistent with the
-abstract of arXiv 2511.22217; ``policy_losses`` has the rest): L = NLL(cloud's answer) + beta_F * KL(pi_SFT || pi).
+the full vocabulary. The supervised case of the SFT-anchored objective (ours, consistent with the abstract of arXiv
+2511.22217; ``policy_losses`` has the rest) is L = NLL(cloud's answer) + beta_F * KL(pi_SFT || pi), each over rows of
+its own. The forward KL punishes dropping anything the prior could do without bound, so what the labels do not speak of
+(formats, tools, other requests) stays.
 """
 
 from __future__ import annotations
@@ -15,31 +17,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 
-class Anchor(NamedTuple):
-    """Rows on which to stay: logits [m, vocabulary] of the frozen prior and of the model, weights [m]; m may be 0."""
-
-    prior: Tensor
-    logits: Tensor
-    weights: Tensor
-
-
 class AnchoredLoss(NamedTuple):
     """Scalars: ``total`` = ``nll`` + beta * ``kl``."""
 
     total: Tensor
     nll: Tensor
     kl: Tensor
-
-
-def anchored_loss(logits: Tensor, targets: Tensor, weights: Tensor, anchor: Anchor, beta: float) -> AnchoredLoss:
-    """NLL on the labelled rows and ``beta`` times the forward KL on the anchor's own rows.
-
-    The forward KL punishes dropping anything the prior could do without bound, so what the labels do
-    not speak of (formats, tools, other requests) stays.
-    """
-    nll = token_nll(logits, targets, weights)
-    kl = forward_kl(anchor.prior, anchor.logits, anchor.weights)
-    return AnchoredLoss(nll + beta * kl, nll, kl)
 
 
 def token_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -12,11 +12,10 @@ from tiny_model import tiny_model_dir
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 
-from actors.data_parallel import ALONE, Peers, part_of
+from actors.data_parallel import ALONE, Peers
 from actors.trainer import Trainer
 from actors.training import Sample, TrainConfig
 from policies.errors import EngineError
-from policies.losses import AnchoredLoss
 
 CONFIG = TrainConfig(steps=6, batch_size=5, anchor_batch=3, anchor_weight=0.5, lr=1e-3)
 ROUNDING = 2e-5  # of float32 weights after six steps of Adam: ten times what was seen
@@ -100,18 +99,6 @@ def test_shares_are_all_rows_once_and_nearly_equal() -> None:
     assert sorted(row for share in shares for row in share) == rows
     assert {len(share) for share in shares} == {3, 4}
     assert ALONE.share(rows) == rows
-
-
-def test_parts_add_up_to_the_whole() -> None:
-    """Two halves of unequal weight, with the means they would compute."""
-    means = [(torch.tensor(2.0), torch.tensor(1.0)), (torch.tensor(5.0), torch.tensor(3.0))]
-    shares = [(0.25, 0.5), (0.75, 0.5)]
-    parts = [
-        part_of(AnchoredLoss(nll + 0.5 * kl, nll, kl), *share, 0.5)
-        for (nll, kl), share in zip(means, shares, strict=True)
-    ]
-    assert sum(float(part.nll) for part in parts) == pytest.approx(0.25 * 2 + 0.75 * 5)
-    assert sum(float(part.total) for part in parts) == pytest.approx(0.25 * 2 + 0.75 * 5 + 0.5 * 2)
 
 
 def test_one_that_works_alone_needs_no_process_group(base: Path) -> None:

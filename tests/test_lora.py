@@ -17,7 +17,8 @@ from actors.adapter_base import ADAPTER_FILE, BASE_FILE, base_of, write_base
 from actors.build import build_engine
 from actors.lora import LORA_ABOVE, trained, uses_lora
 from actors.model_store import ModelStore, ModelVersion, digests, verify
-from actors.trainer import Trainer, answer_logits, collate, load_model
+from actors.samples import answer_logits, collate
+from actors.trainer import Trainer, load_model
 from actors.training import TrainConfig, TrainingJob, TrainingOutcome, run_job
 from actors.weights import read_shapes, read_tensors
 from orchestrator.config import BUNDLED

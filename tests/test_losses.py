@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from policies.losses import Anchor, anchored_loss, forward_kl, token_nll
+from policies.losses import forward_kl, token_nll
 
 ROWS, WORDS = 5, 7
 
@@ -59,26 +59,11 @@ def test_rows_of_weight_zero_count_for_nothing_even_when_they_are_not_numbers() 
     assert token_nll(logits, targets, torch.zeros(ROWS)).item() == 0
 
 
-def test_the_anchored_loss_is_the_sum_of_its_parts() -> None:
-    logits, prior, targets = sample(2).float(), sample(3).float(), torch.arange(ROWS)
-    loss = anchored_loss(logits[:2], targets[:2], ones(2), Anchor(prior[2:], logits[2:], ones(3)), beta=0.3)
-    assert loss.nll.item() == pytest.approx(token_nll(logits[:2], targets[:2], ones(2)).item())
-    assert loss.kl.item() == pytest.approx(forward_kl(prior[2:], logits[2:], ones(3)).item())
-    assert loss.total.item() == pytest.approx(loss.nll.item() + 0.3 * loss.kl.item())
-
-
-def test_without_anchors_only_the_labels_count() -> None:
-    logits, empty = sample(2).float(), torch.empty(0, WORDS)
-    loss = anchored_loss(logits, torch.arange(ROWS), ones(), Anchor(empty, empty, torch.empty(0)), beta=0.3)
-    assert loss.total.item() == loss.nll.item()
-
-
 def test_gradients_agree_with_finite_differences() -> None:
     prior, targets, weights = sample(4), torch.arange(ROWS), torch.linspace(0.0, 2.0, ROWS, dtype=torch.float64)
 
     def losses(logits: Tensor) -> tuple[Tensor, ...]:
-        anchored = anchored_loss(logits, targets, weights, Anchor(prior, logits, 2 - weights), beta=0.7)
-        return token_nll(logits, targets, weights), forward_kl(prior, logits, weights), anchored.total
+        return token_nll(logits, targets, weights), forward_kl(prior, logits, weights)
 
     assert torch.autograd.gradcheck(losses, sample(5).requires_grad_())
 

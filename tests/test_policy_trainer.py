@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from actors.policy_trainer import CHECKPOINT, Judged, PolicyConfig, PolicyTrainer, Work
-from actors.shared_prompts import collate_rows, passes, row_logits, rows_of, shares_prompts
-from actors.trainer import Encoded, answer_logits, collate, load_model
+from actors.samples import Encoded, answer_logits, collate, passes
+from actors.shared_prompts import collate_rows, row_logits, rows_of, shares_prompts, width
+from actors.trainer import load_model
 from policies.errors import EngineError
 from policies.losses import forward_kl
 from policies.policy_losses import token_logprobs
@@ -132,7 +133,7 @@ def test_answers_in_one_row_are_worth_what_they_are_in_rows_of_their_own(model: 
         assert shares_prompts(network)
         rows = rows_of(samples, shared)
         assert len(rows) == (3 if shared else len(samples))
-        batches = [collate_rows(part, "cpu") for part in passes(rows, 60)]
+        batches = [collate_rows(part, "cpu") for part in passes(rows, width, 60)]
         told = []
         for batch in batches:
             logprobs = token_logprobs(row_logits(network, batch), batch.targets)

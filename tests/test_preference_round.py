@@ -8,7 +8,8 @@ import torch
 from tiny_model import tiny_model_dir
 
 from actors.preference_round import prefer
-from actors.trainer import SampleEncoder, answer_logits, collate, load_model
+from actors.samples import SampleEncoder, answer_logits, collate
+from actors.trainer import load_model
 from actors.training import Sample, TrainConfig, TrainingJob
 from policies.policy_losses import per_answer, token_logprobs
 from policies.toolcalls import render

@@ -16,7 +16,8 @@ from tiny_model import tiny_model_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.rollouts import ROLLOUT_SETTINGS, Rollout, Rollouts
-from actors.trainer import Encoded, answer_logits, collate, load_model
+from actors.samples import Encoded, answer_logits, collate
+from actors.trainer import load_model
 from policies.errors import BadRequest, EngineError
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from tiny_model import tiny_model_dir
 
 from actors.training import Sample, TrainConfig, TrainingJob, TrainingOutcome, run_job
-from cluster import session
+from cluster import session, train_job
 from cluster.options import RayOptions
 from cluster.processes import LOWEST
 from cluster.train_job import Placement, Workers, read_progress
@@ -111,7 +111,27 @@ def test_the_second_round_runs_on_the_workers_of_the_first(workers: Workers, job
     assert time.monotonic() - between < (between - began) / 2
 
 
-def test_a_worker_that_is_killed_fails_its_round_and_the_next_has_another(workers: Workers, job: TrainingJob) -> None:
+def test_a_round_whose_worker_is_killed_ends_as_if_it_had_not_been(
+    workers: Workers, job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = replace(job, config=replace(CONFIG, steps=400, checkpoint_s=0.0, time_limit_s=1e6))
+    outcomes: list[TrainingOutcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(workers.run(long, "netgpt-train-cut")))
+    thread.start()
+    wait_for("progress", 120, lambda: read_progress(Path(job.work_dir)))
+    (killed,) = processes()
+    killed.kill()
+    thread.join(120)
+    assert [process.pid for process in processes()] != [killed.pid]
+    whole = run_job(replace(long, work_dir=str(tmp_path / "whole")))
+    assert outcomes[0].weights == whole.weights, "the very bits"
+    assert not long.checkpoints.exists()
+
+
+def test_a_job_that_kills_its_worker_again_and_again_fails_its_round(
+    workers: Workers, job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_job, "RESTARTS", 0)
     thread, raised = in_background(workers, replace(job, config=ENDLESS))
     (killed,) = processes()
     killed.kill()
@@ -119,7 +139,6 @@ def test_a_worker_that_is_killed_fails_its_round_and_the_next_has_another(worker
     assert [type(why) for why in raised] == [EngineError]
     assert "netgpt-train-endless failed" in str(raised[0]) and "died" in str(raised[0])
     assert workers.run(job, "netgpt-train-3").figures["step"] == CONFIG.steps
-    assert [process.pid for process in processes()] != [killed.pid]
 
 
 def test_the_threads_that_compute_have_a_lower_priority(workers: Workers, job: TrainingJob) -> None:

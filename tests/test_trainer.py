@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.evaluator import Evaluator
 from actors.rendering import Renderer
-from actors.trainer import SampleEncoder, Trainer, collate, load_model
+from actors.samples import SampleEncoder, collate
+from actors.trainer import Trainer, load_model
 from actors.training import Draft, Sample, TrainConfig, TrainingJob, TrainingOutcome, run_job
 from policies.errors import EngineError
 
@@ -136,6 +139,62 @@ def test_a_time_limit_ends_a_run_and_progress_is_told(base: Path) -> None:
     figures = Trainer(base, replace(CONFIG, steps=100_000, time_limit_s=0.3)).fit(LABELS, [], told.append)
     assert told and told[-1] == figures
     assert figures["step"] == figures["steps"] < 1000 and figures["seconds"] < 2
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_step_in_many_passes_is_the_step_in_one(base: Path, method: Literal["full", "lora"]) -> None:
+    """Down to a sample a pass, of odd lengths, with weights that differ."""
+    labels = [ask("slice " * (1 + n % 5), call("a" * (1 + n % 3)), 1.0 + n) for n in range(12)]
+    told = []
+    for batch_tokens in (100_000, 1):
+        config = replace(CONFIG, steps=3, anchor_batch=5, batch_tokens=batch_tokens, method=method)
+        trainer = Trainer(base, config)
+        figures = trainer.fit(labels, LABELS, lambda figures: None)
+        told.append([figures[name] for name in ("loss", "nll", "kl")])
+    assert told[1] == pytest.approx(told[0], rel=1e-4)
+    assert told[0][2] > 0, "the anchors count"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_that_is_cut_ends_as_if_it_had_not_been(
+    base: Path, tmp_path: Path, method: Literal["full", "lora"]
+) -> None:
+    config = replace(CONFIG, steps=12, method=method, checkpoint_s=0.0)
+    for name, cut in (("whole", False), ("cut", True)):
+        checkpoint = tmp_path / f"{name}.pt"
+        if cut:
+            with pytest.raises(KeyboardInterrupt):
+                Trainer(base, config).fit(LABELS, LABELS[:5], interrupted, checkpoint)
+        trainer = Trainer(base, config)
+        figures = trainer.fit(LABELS, LABELS[:5], lambda figures: None, checkpoint)
+        assert figures["step"] == 12
+        trainer.save(tmp_path / name)
+    (one,), (two,) = (list((tmp_path / name).glob("*.safetensors")) for name in ("whole", "cut"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def interrupted(_figures: dict[str, float]) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(base: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "supervised.pt"
+    Trainer(base, replace(CONFIG, steps=1)).fit(LABELS, [], lambda figures: None, checkpoint)
+    with pytest.raises(EngineError, match=r"supervised\.pt: .*Fix: remove it"):
+        Trainer(base, replace(CONFIG, method="lora")).fit(LABELS, [], lambda figures: None, checkpoint)
+
+
+def test_a_disk_that_takes_no_checkpoint_does_not_end_the_run(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, limits = Trainer(base, replace(CONFIG, steps=2)), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        figures = trainer.fit(LABELS, [], lambda figures: None, tmp_path / "supervised.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert figures["step"] == 2 and "no checkpoint was written" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_learnt_from_is_an_error(base: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from actors.rollouts import Rollout, Rollouts
-from actors.trainer import SampleEncoder
+from actors.samples import SampleEncoder
 from actors.training import Sample
 from benchmarks.gapg.form import ANSWER
 from orchestrator.tasks.countdown import SHORT, Puzzle, is_solved, messages
