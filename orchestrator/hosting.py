@@ -135,6 +135,7 @@ def _record(config: Config, urls: Any, system: Running, started: float) -> dict[
         "endpoint": urls.endpoint,
         "model": config.site.served_model,
         "cloud": urls.cloud,
+        "cloud_model": urls.cloud_model,
         "router": urls.router,
         "dashboard": urls.dashboard,
         "token": urls.token,
