@@ -1,12 +1,10 @@
-"""More samples from few labels: the same request with other numbers, among other tools, and two requests in one (ours).
+"""More samples from few labels: the same request with other numbers, among other tools (ours).
 
-Three changes leave a labelled call right. A value that stands once in the request's last message and in the answer was
+Two changes leave a labelled call right. A value that stands once in the request's last message and in the answer was
 copied, so another may take its place on both sides: for an id, a number or a time one of the same shape, for a word
 another of its parameter's enum, or one that other labels have copied to the same parameter. The gate's own check then
 says whether the changed call still fits its schema. The tools that are not called may come in any order, or not at
-all. And where a site's users sometimes ask for two things at once, two requests for one thing each make such a request:
-but only if every argument is told by the last message or its schema, for what else was said differs between the two.
-What a small model would otherwise learn by heart it has to copy. Prose answers are left alone.
+all. What a small model would otherwise learn by heart it has to copy. Prose answers are left alone.
 """
 
 from __future__ import annotations
@@ -23,46 +21,15 @@ from policies.toolcalls import check, parse, render
 from policies.types import ToolCall
 
 AS_IT_WAS = 0.15  # share of variants that keep their values: the real ones are the truest
-MOST_JOINED = 0.25  # of the variants; twice the share of labels with several calls, which are the hardest to learn
 TIME = re.compile(r"\d\d:\d\d")
 TRIES = 4  # of other values, until all fit the schema
 Place = tuple[str, str]  # tool and parameter
-JOINS = (" and ", ", then ", "; also ", ". ")
 
 
-def variants(samples: Sequence[Sample], count: int, seed: int, join: bool = True) -> list[Sample]:
-    """``count`` versions of every sample, the first as it is; with ``join`` some are two requests in one."""
+def variants(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """``count`` versions of every sample, the first as it is."""
     rng, words = Random(seed), _words(samples)
-    several = sum(len(parse(sample.answer).calls) > 1 for sample in samples)
-    single = [sample for sample in samples if _is_told(sample)]
-    joined = min(2.0 * several / max(len(samples), 1), MOST_JOINED) if join and len(single) > 1 else 0.0
-    return [
-        sample if n == 0 else _varied(rng, _joined(rng, single) if rng.random() < joined else sample, words)
-        for sample in samples
-        for n in range(count)
-    ]
-
-
-def _joined(rng: Random, single: Sequence[Sample]) -> Sample:
-    """Two requests as one, in the surroundings of the first."""
-    first, second = rng.sample(single, 2)
-    *before, last = first.messages
-    words = f"{last['content']}{rng.choice(JOINS)}{second.messages[-1]['content']}"
-    tools = {tool["function"]["name"]: tool for tool in (*first.tools, *second.tools)}
-    calls = [*parse(first.answer).calls, *parse(second.answer).calls]
-    weight = (first.weight + second.weight) / 2.0
-    return Sample([*before, {**last, "content": words}], list(tools.values()), render(calls), weight)
-
-
-def _is_told(sample: Sample) -> bool:
-    """Whether it is a single call whose arguments all stand in the last message or among their schema's values."""
-    calls, text = parse(sample.answer).calls, sample.messages[-1].get("content")
-    if len(calls) != 1 or not isinstance(text, str):
-        return False
-    return all(
-        str(value) in text or value in _enum(sample.tools, (calls[0].name, name))
-        for name, value in calls[0].arguments.items()
-    )
+    return [sample if n == 0 else _varied(rng, sample, words) for sample in samples for n in range(count)]
 
 
 def _words(samples: Iterable[Sample]) -> dict[Place, list[str]]:

@@ -10,10 +10,10 @@ worker does alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -70,6 +70,14 @@ class Peers:
         for parameter, gradient in zip(trained, summed, strict=True):
             parameter.grad = gradient.view_as(parameter)
         return AnchoredLoss(*scalars)
+
+    def told(self, make: Callable[[], T]) -> T:
+        """What the first worker makes, for all: it is made once, and nobody's differs."""
+        if self.size == 1:
+            return make()
+        box: list[T | None] = [make() if self.rank == 0 else None]
+        dist.broadcast_object_list(box, 0)
+        return cast(T, box[0])
 
     def agreed(self, seconds: float) -> float:
         """The first worker's figure: clocks differ, and what follows from one must be the same for all."""

@@ -7,6 +7,7 @@ what is written takes its place. Sampling is vLLM's, in this process; see ``acto
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,11 @@ PROMPTS, SAMPLES = 16, 8  # 128 answers a step: on one core a step of the bundle
 EVERY = 50  # steps between checkpoints, which cost as much as a step
 
 
-def improve(candidate: Path, job: TrainingJob, progress: Progress) -> dict[str, float]:
+def improve(candidate: Path, job: TrainingJob, kept: Sequence[Sample], progress: Progress) -> dict[str, float]:
     """Run ``job.config.policy_steps`` steps from the model in ``candidate`` and write the result there.
+
+    Args:
+        kept: what to stay with, besides the labels.
 
     Raises:
         EngineError: the model cannot be loaded or sampled, or training diverged.
@@ -33,7 +37,7 @@ def improve(candidate: Path, job: TrainingJob, progress: Progress) -> dict[str, 
     if not fitting:
         return {"policy_steps": 0.0}
     labels, prompts = zip(*fitting, strict=True)
-    anchors = encoder.encode_all([*job.anchors, *labels])
+    anchors = encoder.encode_all([*kept, *labels])
     sampler = Rollouts(candidate, "candidate", replace(ROLLOUT_SETTINGS, threads=config.threads))
     try:
         trainer = PolicyTrainer(candidate, job.checkpoints, _config(config), sampler)

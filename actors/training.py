@@ -102,7 +102,8 @@ class TrainingJob:
         base_dir: the model to replace.
         work_dir: where the candidate goes; created.
         labels: what to learn: the cloud's answers.
-        anchors: what to keep: answers of the base model that were right or were served.
+        questions: whose right answers are to stay what they are (``actors.rehearsal``); ``answer`` is the cloud's
+            where it is known.
         trials: held-out prompts that both models answer (``answer`` unused).
         drift: held-out answers of the model to replace, on which its KL to the candidate is measured.
         start_dir: the model that training starts from, pi_SFT, frozen; empty: ``base_dir``.
@@ -111,7 +112,7 @@ class TrainingJob:
     base_dir: str
     work_dir: str
     labels: Sequence[Sample]
-    anchors: Sequence[Sample] = ()
+    questions: Sequence[Sample] = ()
     trials: Sequence[Sample] = ()
     drift: Sequence[Sample] = ()
     config: TrainConfig = TrainConfig()
@@ -137,7 +138,7 @@ class TrainingJob:
     def load(cls, path: Path) -> TrainingJob:
         """Read what ``save`` wrote."""
         data = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("labels", "anchors", "trials", "drift"):
+        for name in ("labels", "questions", "trials", "drift"):
             data[name] = [Sample(**sample) for sample in data[name]]
         return cls(**{**data, "config": TrainConfig(**data["config"])})
 
@@ -191,7 +192,7 @@ def run_job(job: TrainingJob, progress: Progress | None = None, peers: Peers | N
     candidate = Path(job.work_dir) / CANDIDATE
     started = time.perf_counter()
     tell = progress or (lambda _: None)
-    trainer, figures = _supervised(job, tell, peers)
+    trainer, anchors, figures = _supervised(job, tell, peers)
     trainer.save(candidate)
     if job.config.preference_steps:
         from actors.preference_round import prefer  # noqa: PLC0415
@@ -200,7 +201,7 @@ def run_job(job: TrainingJob, progress: Progress | None = None, peers: Peers | N
     if job.config.policy_steps:
         from actors.policy_round import improve  # noqa: PLC0415  (vLLM loads only where it samples)
 
-        figures |= improve(candidate, job, tell)
+        figures |= improve(candidate, job, anchors, tell)
     trained = time.perf_counter()
     outcome = evaluate(job, candidate)
     shutil.rmtree(job.checkpoints, ignore_errors=True)
@@ -230,20 +231,30 @@ def take_part(job: TrainingJob, peers: Peers) -> None:
     _supervised(job, lambda _: None, peers)
 
 
-def _supervised(job: TrainingJob, tell: Progress, peers: Peers | None) -> tuple[Trainer, dict[str, float]]:
+def _supervised(
+    job: TrainingJob, tell: Progress, peers: Peers | None
+) -> tuple[Trainer, list[Sample], dict[str, float]]:
+    """The model after the supervised steps, what it was to keep, and the last figures."""
     from actors.augment import variants  # noqa: PLC0415
     from actors.data_parallel import ALONE  # noqa: PLC0415
+    from actors.rehearsal import rehearsed  # noqa: PLC0415
     from actors.trainer import Trainer  # noqa: PLC0415
 
-    config = job.config
-    trainer = Trainer(Path(job.start_dir or job.base_dir), config, peers or ALONE)
-    if not config.steps:
-        return trainer, {}
-    labels = variants(job.labels, _versions(config, job.labels, config.batch_size), config.seed)
-    # Two requests in one are not among the anchors: pi_SFT has nothing to keep where it cannot answer.
-    anchors = variants(job.anchors, _versions(config, job.anchors, config.anchor_batch), config.seed, join=False)
-    with (peers or ALONE).joined():
-        return trainer, trainer.fit(labels, anchors, tell, job.checkpoints / "supervised.pt")
+    config, start, together = job.config, Path(job.start_dir or job.base_dir), peers or ALONE
+    with together.joined():
+        anchors = together.told(lambda: rehearsed(start, job.questions, config) if _keeps(config) else [])
+        trainer = Trainer(start, config, together)
+        if not config.steps:
+            return trainer, anchors, {}
+        labels = variants(job.labels, _versions(config, job.labels, config.batch_size), config.seed)
+        kept = variants(anchors, _versions(config, anchors, config.anchor_batch), config.seed)
+        figures = trainer.fit(labels, kept, tell, job.checkpoints / "supervised.pt")
+        return trainer, anchors, figures | {"kept": float(len(anchors))}
+
+
+def _keeps(config: TrainConfig) -> bool:
+    """Whether anything holds the model to its answers."""
+    return bool(config.anchor_weight or (config.policy_steps and config.policy_forward))
 
 
 def _versions(config: TrainConfig, samples: Sequence[Sample], batch: int) -> int:

@@ -60,7 +60,6 @@ class RoundReport:
     reason: str
     seconds: float = 0.0
     samples: int = 0
-    anchors: int = 0
     poisoned: Mapping[str, int] = field(default_factory=dict)
     gate: GateResult | None = None
     version: ModelVersion | None = None
@@ -131,7 +130,7 @@ class Learner:
         records, skipped = self._read()
         found = lessons(records, parent.version, self._options.gate_share, self._replay())
         found = replace(found, poisoned=dict(skipped + Counter(found.poisoned)))
-        known = RoundReport("", samples=len(found.labels), anchors=len(found.anchors), poisoned=found.poisoned)
+        known = RoundReport("", samples=len(found.labels), poisoned=found.poisoned)
         report = self._learn(parent, start or parent, records, found, known)
         return replace(report, reason=report.reason + _skipped(found.poisoned))
 
@@ -213,7 +212,7 @@ class Learner:
             start_dir=str(start.path.absolute()),
             work_dir=str(self.work_dir.absolute()),
             labels=found.labels,
-            anchors=found.anchors,
+            questions=found.questions,
             trials=[as_sample(case) for case in found.trials],
             drift=found.drift,
             config=self._config(),
@@ -255,7 +254,7 @@ class Learner:
             "log": {site: [min(numbers), max(numbers)] for site, numbers in seqs.items()},
             **({"site": self._site} if self._site else {}),
             "samples": len(found.labels),
-            "anchors": len(found.anchors),
+            "anchors": int(figures.get("kept", 0)),
             "poisoned": dict(found.poisoned),
             "options": self._options.model_dump(mode="json"),
             "gate": {"reason": gate.reason, **gate.figures},

@@ -31,7 +31,7 @@ MAX_ANSWER_CHARS = 8000  # ten times a long tool call; a model that loops writes
 MAX_QUESTION_CHARS = 100_000  # three times what fits the context of a training round; reading more takes seconds
 LABEL_WEIGHT_CAP = 4.0  # an audit stands for 1 / rate accepted drafts; more weight on one record only adds noise
 # Newest first when there are more: what bounds a round's time, each about a minute at most on one core.
-MAX_LABELS, MAX_ANCHORS, MAX_TRIALS, MAX_DRIFT = 2000, 1000, 400, 64
+MAX_LABELS, MAX_QUESTIONS, MAX_TRIALS, MAX_DRIFT = 2000, 1000, 400, 64
 ALIKE = ReplayRules()
 
 
@@ -80,10 +80,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What one round works on; ``labels`` and ``anchors`` share no question with ``trials`` and ``drift``."""
+    """What one round works on; ``labels`` and ``questions`` share no question with ``trials`` and ``drift``."""
 
     labels: Sequence[Sample]
-    anchors: Sequence[Sample]
+    questions: Sequence[Sample]
     trials: Sequence[Case]
     drift: Sequence[Sample]
     poisoned: Mapping[str, int]
@@ -99,7 +99,7 @@ def lessons(
     gate = [case for case in cases if held_out(case.record.request_hash, gate_share)]
     return Lessons(
         labels=_labels([case for case in train if case.cloud][-MAX_LABELS:], replay),
-        anchors=_kept(train, base_version)[-MAX_ANCHORS:],
+        questions=[as_sample(case, str(case.record.cloud) if case.cloud else "") for case in train[-MAX_QUESTIONS:]],
         trials=[case for case in gate if _informative(case.record)][-MAX_TRIALS:],
         drift=_kept(gate, base_version)[-MAX_DRIFT:],
         poisoned=dict(poisoned),

@@ -134,17 +134,9 @@ def test_the_label_is_the_clouds_meaning_in_the_edges_spelling() -> None:
     assert [sample.answer for sample in found.labels] == [call("b"), "Just words."]
 
 
-def test_only_right_or_served_drafts_of_the_parent_are_kept_as_anchors() -> None:
-    records = [
-        record(1),
-        record(2, cloud=call("a")),
-        accepted(3),
-        accepted(4, score=0.1),
-        accepted(5, draft_version="older"),
-        accepted(6, draft="junk", draft_error="it is junk"),
-    ]
-    kept = lessons(records, "v", 1e-9).anchors
-    assert [json.dumps(list(s.messages))[-12:-5] for s in kept] == ["ce 2 in", "ce 3 in"]
+def test_all_questions_of_the_training_side_are_asked_again_with_the_clouds_word_where_it_is_known() -> None:
+    found = lessons([record(1), accepted(2), accepted(3, draft_version="older")], "v", 1e-9)
+    assert [sample.answer for sample in found.questions] == [call("b"), "", ""]
 
 
 def test_records_that_could_never_have_had_a_label_are_not_on_trial() -> None:

@@ -28,7 +28,7 @@ def test_steps_are_taken_from_the_candidate_and_written_in_its_place(tmp_path: P
     before = load_model(candidate, "cpu", torch.float32).get_input_embeddings().weight.detach().clone()
     config = TrainConfig(policy_steps=2, max_new_tokens=12, policy_forward=1.0)
     told: list[dict[str, float]] = []
-    figures = improve(candidate, TrainingJob("", str(tmp_path), LABELS, config=config), told.append)
+    figures = improve(candidate, TrainingJob("", str(tmp_path), LABELS, config=config), [], told.append)
     assert figures["policy_steps"] == len(told) == 2
     assert figures["policy_sampled_tokens"] > 0
     after = load_model(candidate, "cpu", torch.float32).get_input_embeddings().weight.detach()
@@ -40,4 +40,4 @@ def test_steps_are_taken_from_the_candidate_and_written_in_its_place(tmp_path: P
 def test_labels_that_leave_no_room_for_an_answer_change_nothing(tmp_path: Path) -> None:
     long = [Sample([{"role": "user", "content": "move " * 2000}], [TOOL], LABELS[0].answer)]
     job = TrainingJob("", str(tmp_path), long, config=TrainConfig(policy_steps=2))
-    assert improve(tiny_model_dir(tmp_path / "candidate"), job, lambda _: None) == {"policy_steps": 0.0}
+    assert improve(tiny_model_dir(tmp_path / "candidate"), job, [], lambda _: None) == {"policy_steps": 0.0}

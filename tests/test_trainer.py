@@ -18,6 +18,7 @@ from actors.rendering import Renderer
 from actors.samples import SampleEncoder, collate
 from actors.trainer import Trainer, load_model
 from actors.training import Draft, Sample, TrainConfig, TrainingJob, TrainingOutcome, run_job
+from policies.calibration import Calibrator
 from policies.errors import EngineError
 
 TOOL = {
@@ -41,19 +42,21 @@ LABELS = [ask(f"slice {n} to {place}", call(place)) for n in range(12) for place
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tiny_model_dir(tmp_path_factory.mktemp("base"))
-    (directory / "calibrator.json").write_text("{}")
+    (directory / "calibrator.json").write_text(Calibrator.guess().to_json())
     return directory
 
 
 @pytest.fixture(scope="module")
 def job(base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    (own,) = Evaluator(base, CONFIG).answer([ask("hello")])
+    assert own is not None
     return TrainingJob(
         base_dir=str(base),
         work_dir=str(tmp_path_factory.mktemp("work")),
         labels=LABELS,
-        anchors=[ask("hello", "to from with")],
+        questions=[ask("hello", own.text)],
         trials=[ask("slice 3 to a"), ask("slice 99 to b"), ask("x " * 2000)],
-        drift=[ask("hello", "to from with")],
+        drift=[ask("hello", own.text)],
         config=CONFIG,
     )
 
@@ -104,14 +107,15 @@ def test_drafts_are_those_of_the_reference_implementation(outcome: TrainingOutco
         assert draft.logprobs == pytest.approx(reference, abs=0.05)
 
 
-def test_the_anchor_holds_the_model_where_it_was(job: TrainingJob, tmp_path: Path) -> None:
+def test_the_anchor_holds_the_model_where_it_was(base: Path, tmp_path: Path) -> None:
     """The same labels with and without: held to its old answers the model drifts less on them."""
     kept = [ask(f"status of {n}", "now then select") for n in range(8)]
     drifts = []
     for weight in (0.0, 2.0):
-        config = replace(CONFIG, anchor_weight=weight, anchor_batch=8, steps=25)
-        work = replace(job, work_dir=str(tmp_path / str(weight)), anchors=kept, drift=kept, trials=[], config=config)
-        drifts.append(run_job(work).drift_nats)
+        trainer = Trainer(base, replace(CONFIG, anchor_weight=weight, anchor_batch=8, steps=25))
+        trainer.fit(LABELS, kept, lambda figures: None)
+        trainer.save(tmp_path / str(weight))
+        drifts.append(Evaluator(tmp_path / str(weight), CONFIG).drift(Evaluator(base, CONFIG), kept))
     assert drifts[1] < drifts[0] / 2
 
 
@@ -129,9 +133,10 @@ def test_no_more_versions_are_made_than_the_steps_can_draw(
     job: TrainingJob, tmp_path: Path, variants: int, versions: int
 ) -> None:
     config = replace(CONFIG, steps=6, batch_size=8, anchor_batch=1, variants=variants)  # 48 draws from 24 labels
-    work = replace(job, work_dir=str(tmp_path), anchors=LABELS[:3], trials=[], config=config)
-    figures = run_job(work).figures
-    assert (figures["samples"], figures["anchors"]) == (versions * len(LABELS), versions * 3)
+    own = Evaluator(Path(job.base_dir), config).answer(LABELS[:3])
+    questions = [replace(asked, answer=draft.text) for asked, draft in zip(LABELS, own, strict=False) if draft]
+    figures = run_job(replace(job, work_dir=str(tmp_path), questions=questions, trials=[], config=config)).figures
+    assert (figures["samples"], figures["kept"], figures["anchors"]) == (versions * len(LABELS), 3, versions * 3)
 
 
 def test_a_time_limit_ends_a_run_and_progress_is_told(base: Path) -> None:
