@@ -23,6 +23,7 @@ from actors.training import TrainConfig, TrainingJob, TrainingOutcome, run_job
 from actors.weights import read_shapes, read_tensors
 from orchestrator.config import BUNDLED
 from orchestrator.own_threshold import scores_id
+from policies.calibration import Calibrator
 from policies.errors import EngineError, StoreError
 
 # Learns with every seed tried; the time limit is for whatever else the machine does.
@@ -34,7 +35,7 @@ ANCHORS = [ask("hello", "to from with")]
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     root = tmp_path_factory.mktemp("lora")
     directory = tiny_model_dir(root / "base")
-    (directory / "calibrator.json").write_text("{}")
+    (directory / "calibrator.json").write_text(Calibrator.guess().to_json())
     store = ModelStore(root / "store")
     store.publish(directory)
     return store
