@@ -16,6 +16,7 @@ from actors.chat import ChatRequest
 from actors.evaluator import Evaluator
 from actors.scorer import Scorer, first_scorer
 from actors.training import Draft, Sample, TrainConfig
+from policies.help_marker import asks_for_help
 from policies.toolcalls import parse, same_answer
 
 SURE = 0.85  # of the bundled model's drafts with that score or more one in eighty is wrong
@@ -39,6 +40,8 @@ def rehearsed(directory: Path, questions: Sequence[Sample], config: TrainConfig)
 
 
 def _is_right(asked: Sample, draft: Draft, scorer: Scorer) -> bool:
+    if asks_for_help(draft.text):
+        return False  # as in serving and at the gate, whatever else it says
     answer = parse(draft.text)
     if asked.answer:
         return same_answer(answer, parse(asked.answer))

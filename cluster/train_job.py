@@ -90,8 +90,6 @@ class Workers:
             CancelledError: ``stop`` was called, before or meanwhile.
         """
         with self._turn:
-            if self._over.is_set():
-                raise CancelledError(STOPPED)
             return self._run(job, name, RESTARTS)
 
     def stop(self) -> None:
@@ -110,6 +108,8 @@ class Workers:
         return self._over.is_set()
 
     def _run(self, job: TrainingJob, name: str, restarts: int) -> TrainingOutcome:
+        if self._over.is_set():
+            raise CancelledError(STOPPED)
         try:
             with self._kept(job.config.threads) as group:
                 return group.do(job, self._placement.timeout_s, self._over)

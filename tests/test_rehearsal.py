@@ -11,10 +11,11 @@ from tiny_model import tiny_model_dir
 
 from actors.evaluator import Evaluator
 from actors.rehearsal import rehearsed
-from actors.training import Sample, TrainConfig
+from actors.training import Draft, Sample, TrainConfig
 from orchestrator.bundled.train import MODELS
 from orchestrator.tasks.generator import Split, Task, tasks
 from orchestrator.tasks.verify import is_correct
+from policies.help_marker import HELP
 from policies.toolcalls import parse
 
 CONFIG = TrainConfig(max_new_tokens=160)
@@ -47,6 +48,15 @@ def test_the_clouds_word_decides_where_it_is_known(asked: list[Task]) -> None:
     kept = rehearsed(MODELS / "edge", told, CONFIG)
     readable = [text for n, text in enumerate(said) if n % 2 and not parse(text).error]
     assert [sample.answer for sample in kept] == readable
+
+
+def test_an_answer_that_asks_for_help_is_not_kept_even_where_the_cloud_said_the_same(
+    asked: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"{asked[0].text} {HELP}"
+    monkeypatch.setattr(Evaluator, "answer", lambda self, samples: [Draft(said, (-0.01,))] * len(samples))
+    for answer in ("", asked[0].text, said):
+        assert rehearsed(MODELS / "edge", [question(asked[0], answer)], CONFIG) == []
 
 
 def test_a_model_that_knows_nothing_keeps_nothing(tmp_path: Path, asked: list[Task]) -> None:

@@ -112,7 +112,7 @@ def test_the_second_round_runs_on_the_workers_of_the_first(workers: Workers, job
 
 
 def test_a_round_whose_worker_is_killed_ends_as_if_it_had_not_been(
-    workers: Workers, job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: Workers, job: TrainingJob, tmp_path: Path
 ) -> None:
     long = replace(job, config=replace(CONFIG, steps=400, checkpoint_s=0.0, time_limit_s=1e6))
     outcomes: list[TrainingOutcome] = []
@@ -139,6 +139,7 @@ def test_a_job_that_kills_its_worker_again_and_again_fails_its_round(
     assert [type(why) for why in raised] == [EngineError]
     assert "netgpt-train-endless failed" in str(raised[0]) and "died" in str(raised[0])
     assert workers.run(job, "netgpt-train-3").figures["step"] == CONFIG.steps
+    assert [process.pid for process in processes()] != [killed.pid]
 
 
 def test_the_threads_that_compute_have_a_lower_priority(workers: Workers, job: TrainingJob) -> None:
