@@ -1,4 +1,4 @@
-"""Where a training run goes on after its process was killed: what learns, the optimiser's state, and figures.
+"""Where a training run goes on after its process was killed: what learns, its optimisers' state, and figures.
 
 Written aside, then moved: a kill leaves the last whole one. A disk that takes no checkpoint costs the run nothing but
 the way back.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,18 @@ from policies.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
+Optimizers = Sequence[torch.optim.Optimizer]
 
-def save(path: Path, model: Any, optimizer: torch.optim.Optimizer, figures: Mapping[str, float]) -> None:
+
+def save(path: Path, model: Any, optimizers: Optimizers, figures: Mapping[str, float]) -> None:
     """Replace what is in ``path``; frozen parameters are left out."""
     learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
     aside = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"model": learnt, "optimizer": optimizer.state_dict(), "figures": dict(figures)}, aside)
+        torch.save(
+            {"model": learnt, "optimizers": [o.state_dict() for o in optimizers], "figures": dict(figures)}, aside
+        )
         aside.replace(path)
     except (OSError, RuntimeError) as why:  # torch's own words for a full disk are a RuntimeError
         with suppress(OSError):  # the disk that just failed
@@ -36,8 +40,8 @@ def save(path: Path, model: Any, optimizer: torch.optim.Optimizer, figures: Mapp
         )
 
 
-def restore(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Bring ``model`` and ``optimizer`` where they were; the figures saved with them, empty where nothing was saved.
+def restore(path: Path, model: Any, optimizers: Optimizers) -> dict[str, float]:
+    """Bring ``model`` and ``optimizers`` where they were; the figures saved with them, empty where nothing was saved.
 
     Raises:
         EngineError: what is there is of another model, or broken.
@@ -48,7 +52,8 @@ def restore(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> dict[st
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         unknown = model.load_state_dict(state["model"], strict=False).unexpected_keys
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         figures = {str(name): float(value) for name, value in state["figures"].items()}
     except (RuntimeError, OSError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as why:
         raise EngineError(f"{path}: cannot be gone on from ({why}). Fix: remove it") from why

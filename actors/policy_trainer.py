@@ -152,7 +152,7 @@ class PolicyTrainer:
         self.model = load_model(base_dir, config.device, torch.float32)
         self._prior = load_model(base_dir, config.device, torch.float32) if config.forward_weight else None
         self._optimizer = adamw(self.model, config.lr, config.weight_decay)
-        self.step = int(restore(self._checkpoint, self.model, self._optimizer).get("step", 0.0))
+        self.step = int(restore(self._checkpoint, self.model, [self._optimizer]).get("step", 0.0))
 
     def run(self, work: Work, progress: Progress) -> dict[str, float]:
         """Train to the last step; returns its figures.
@@ -168,7 +168,7 @@ class PolicyTrainer:
             self.step += 1
             progress(figures)
             if self.step % self._config.checkpoint_every == 0 or self.step == self._config.steps:
-                save(self._checkpoint, self.model, self._optimizer, {"step": float(self.step)})
+                save(self._checkpoint, self.model, [self._optimizer], {"step": float(self.step)})
         return figures
 
     def save(self, directory: Path) -> None:

@@ -90,7 +90,7 @@ class Trainer:
         figures = {"step": 0.0, "steps": float(config.steps), "seconds": 0.0}
         figures |= {"samples": float(len(wanted)), "anchors": float(len(kept))}
         if checkpoint is not None:
-            figures |= restore(checkpoint, self._model, optimizer)
+            figures |= restore(checkpoint, self._model, [optimizer])
         step, steps, saved = int(figures["step"]), int(figures["steps"]), figures["seconds"]
         began = time.perf_counter() - saved
         batches = zip(draw(wanted, config.batch_size, random), draw(kept, self._anchors(), random), strict=False)
@@ -109,7 +109,7 @@ class Trainer:
                 and not self._peers.rank
                 and (spent >= saved + config.checkpoint_s or step >= steps)
             ):
-                save(checkpoint, self._model, optimizer, figures)
+                save(checkpoint, self._model, [optimizer], figures)
                 saved = spent
         return figures
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from actors.checkpoint import restore, save
 from orchestrator.bundled.forward import answer_logits, answer_loss
 from orchestrator.bundled.packing import Document, Encoder, pack
 from orchestrator.bundled.recipes import RECIPES, Recipe
@@ -88,7 +89,7 @@ def train(
     model = build_model(recipe, tokenizer).to(device)
     optimizers = _optimizers(model, recipe)
     encoder = Encoder(tokenizer)
-    start = _restore(checkpoint, model, optimizers)
+    start = int(restore(checkpoint, model, optimizers).get("step", 0.0))
     groups = itertools.islice(
         shared_tools(recipe.seed, Split.TRAIN, recipe.segments, recipe.kinds), start * recipe.documents, None
     )
@@ -97,7 +98,7 @@ def train(
         documents = [encoder.document(next(groups)) for _ in range(recipe.documents)]
         losses.append(_step(model, optimizers, documents, _rate(step / steps, recipe), device))
         if (step + 1) % _CHECKPOINT_EVERY == 0 or step + 1 == steps:
-            _save(checkpoint, step + 1, model, optimizers)
+            save(checkpoint, model, optimizers, {"step": step + 1.0})
             exact = held_out_exact(model, encoder, recipe, device)
             pace = (time.monotonic() - began) / (step + 1 - start)
             mean = sum(losses[-_CHECKPOINT_EVERY:]) / len(losses[-_CHECKPOINT_EVERY:])
@@ -164,26 +165,6 @@ def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, path: Pa
     model.to(torch.bfloat16).save_pretrained(path)
     tokenizer.save_pretrained(path)
     log.info("wrote %s (%d parameters)", path, sum(p.numel() for p in model.parameters()))
-
-
-def _save(path: Path, step: int, model: Qwen3ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"step": step, "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-    aside = path.with_suffix(".part")
-    torch.save(state, aside)
-    aside.replace(path)
-
-
-def _restore(path: Path, model: Qwen3ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> int:
-    """The number of steps already done."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    log.info("going on from step %d (%s)", state["step"], path)
-    return int(state["step"])
 
 
 if __name__ == "__main__":
