@@ -1,12 +1,11 @@
-"""Runs every variant and seed as a process of its own, keeps each result, and writes the tables.
+"""Runs every kind and seed as a process of its own, keeps each result, and writes the tables.
 
-A result that is there already is not made again, so an interrupted benchmark goes on. Everything takes some nine
-hours on one core; ``--jobs 2`` halves that. What ships is followed twice as long as what it is compared with.
+A result that is there already is not made again, so an interrupted benchmark goes on. Everything takes some five
+hours on one core; ``--jobs 2`` halves that.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +15,11 @@ from pathlib import Path
 
 from benchmarks.figures import parser
 from benchmarks.learning.report import write
-from benchmarks.learning.variants import DEFAULT, VARIANTS
+from benchmarks.learning.ways import WAYS
 
 KEPT = Path("var/benchmarks/learning")
-REQUESTS, LONGER, JUDGED = {"rounds": 1200, "shift": 1500}, 2400, 1500
-STRETCH = 400  # requests between two looks at what ships; the others are judged at the end
+REQUESTS, JUDGED = {"rounds": 2400, "shift": 1500, "ways": 800}, 1500
+QUICKER = 4  # times fewer requests
 FIRST_SEED = 10  # earlier ones were looked at while the learner was made
 LIMIT_S = 7200.0
 
@@ -30,26 +29,17 @@ class Run:
     """One process."""
 
     kind: str
-    variant: str
     seed: int
 
     def path(self, quick: bool) -> Path:
-        name = re.sub(r"[^a-z]+", "-", self.variant.lower()).strip("-")
-        return KEPT / ("quick" if quick else "full") / f"{self.kind}-{name}-{self.seed}.json"
-
-    def requests(self, quick: bool) -> int:
-        """That the site serves."""
-        if quick:
-            return REQUESTS[self.kind] // 4
-        return LONGER if (self.kind, self.variant) == ("rounds", DEFAULT.name) else REQUESTS[self.kind]
+        return KEPT / ("quick" if quick else "full") / f"{self.kind}-{self.seed}.json"
 
     def make(self, quick: bool) -> None:
         if self.path(quick).exists():
             return
-        asked, judged = self.requests(quick), 100 if quick else JUDGED
-        stretch = STRETCH if self.variant == DEFAULT.name else asked  # to judge takes as long as to learn
-        options = ["--kind", self.kind, "--variant", self.variant, "--seed", str(self.seed), "--requests", str(asked)]
-        options += ["--stretch", str(stretch), "--judged", str(judged)]
+        asked, judged = REQUESTS[self.kind] // (QUICKER if quick else 1), 100 if quick else JUDGED
+        options = ["--kind", self.kind, "--seed", str(self.seed), "--requests", str(asked), "--judged", str(judged)]
+        options += ["--ways", str(2 if quick else len(WAYS))]
         options += ["--answers", str(KEPT / "cloud.jsonl"), "--out", str(self.path(quick))]
         subprocess.run([sys.executable, "-m", "benchmarks.learning.play", *options], check=True, timeout=LIMIT_S)
 
@@ -57,24 +47,20 @@ class Run:
 def main() -> int:
     """Run, read, print, write."""
     arguments = parser(__doc__)
-    arguments.add_argument("--seeds", type=int, default=3, help="runs of each variant")
+    arguments.add_argument("--seeds", type=int, default=3, help="runs of each kind")
     arguments.add_argument("--jobs", type=int, default=1, help="runs at once; each takes one core")
     options = arguments.parse_args()
-    made = list(planned(1 if options.quick else options.seeds, options.quick))
+    made = list(planned(1 if options.quick else options.seeds))
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda run: run.make(options.quick), made))
     return write([run.path(options.quick) for run in made], options)
 
 
-def planned(seeds: int, quick: bool) -> Iterator[Run]:
+def planned(seeds: int) -> Iterator[Run]:
     """The runs, the telling ones first."""
-    drawn = range(FIRST_SEED, FIRST_SEED + seeds)
-    for kind in ("rounds", "shift"):
-        for seed in drawn:
-            yield Run(kind, DEFAULT.name, seed)
-    for seed in drawn:
-        for variant in VARIANTS[1:2] if quick else VARIANTS[1:]:
-            yield Run("rounds", variant.name, seed)
+    for kind in REQUESTS:
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+            yield Run(kind, seed)
 
 
 if __name__ == "__main__":

@@ -20,18 +20,18 @@ from policies.score import FloatArray
 from policies.toolcalls import parse
 
 STEPS = 100  # of the frontier
+STRICT = 500  # requests asked again under a grammar, which takes twice as long
 
 
 @dataclass(frozen=True, slots=True)
 class Worth:
     """Shares in [0, 1] over the same requests for every version.
 
-    ``offload`` and ``success`` are those of edge and cloud together at the site's threshold; ``frontier`` is their
-    success at offload shares of 0, .01, .02, ... 1, the drafts with the lowest scores going to the cloud.
-    ``strict_valid`` is the share of schema-valid answers under a grammar.
+    ``offload`` and ``success`` are those of edge and cloud together at a threshold; ``frontier`` is their success at
+    offload shares of 0, .01, .02, ... 1, the drafts with the lowest scores going to the cloud. ``strict_valid`` is the
+    share of schema-valid answers under a grammar, over the first ``STRICT`` requests.
     """
 
-    version: str
     edge_success: float
     schema_valid: float
     auroc: float
@@ -60,28 +60,41 @@ class Seen:
         shares = np.round(np.linspace(0.0, len(order), STEPS + 1)).astype(int)
         return tuple(((gained[shares] + self.edge.sum()) / len(order)).round(4).tolist())
 
-    def worth(self, site: Site) -> Worth:
-        """At the threshold of ``site``."""
-        kept = self.score >= site.threshold
+    def worth(self, threshold: float) -> Worth:
+        """Where drafts are kept that score ``threshold`` or more."""
+        kept = self.score >= threshold
         right = np.where(kept, self.edge, self.cloud)
         edge, valid = float(self.edge.mean()), float(self.valid.mean())
         quality = auroc(self.score, self.edge), ece(self.score, self.edge)
         offload, success = float(1 - kept.mean()), float(right.mean())
-        return Worth(site.node.version, edge, valid, *quality, offload, success, self.frontier, self.strict_valid)
+        return Worth(edge, valid, *quality, offload, success, self.frontier, self.strict_valid)
 
 
-async def look(site: Site, tasks: Sequence[Task]) -> Seen:
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a version and the cloud answered to the same requests."""
+
+    answered: Sequence[Answered]
+    cloud: Sequence[str]
+    strict: Sequence[str]
+
+    def seen(self, scorer: Scorer) -> Seen:
+        """Judged by ``scorer`` and by the tasks' own truth."""
+        tasks = [one.task for one in self.answered]
+        return Seen(
+            np.array([_score(scorer, one) for one in self.answered]),
+            np.array([one.correct for one in self.answered]),
+            np.array([is_correct(task, parse(text).calls) for task, text in zip(tasks, self.cloud, strict=True)]),
+            np.array([one.is_valid for one in self.answered]),
+            float(np.mean([is_schema_valid(task, text) for task, text in zip(tasks, self.strict, strict=False)])),
+        )
+
+
+async def look(site: Site, tasks: Sequence[Task]) -> Looked:
     """The live version of ``site`` on ``tasks``."""
     answered = await site.drafts(tasks)
     cloud = await site.cloud_texts([Prompt(task.messages, task.tools) for task in tasks])
-    strict = await site.strict(tasks)
-    return Seen(
-        np.array([_score(site.scorer(), one) for one in answered]),
-        np.array([one.correct for one in answered]),
-        np.array([is_correct(task, parse(text).calls) for task, text in zip(tasks, cloud, strict=True)]),
-        np.array([one.is_valid for one in answered]),
-        float(np.mean([is_schema_valid(task, text) for task, text in zip(tasks, strict, strict=True)])),
-    )
+    return Looked(answered, cloud, await site.strict(tasks[:STRICT]))
 
 
 def _score(scorer: Scorer, one: Answered) -> float:

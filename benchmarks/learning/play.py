@@ -1,7 +1,7 @@
-"""One run of one variant, as a process of its own: ``python -m benchmarks.learning.play --help``.
+"""One run, as a process of its own: ``python -m benchmarks.learning.play --help``.
 
 ``rounds``: the same kind of traffic throughout. ``shift``: half-way the site's users begin to ask for five tools that
-nobody asked for before, and word everything as nobody did before.
+nobody asked for before, and word everything as nobody did before. ``ways``: one log, learnt from in several ways.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from typing import Any
 import torch
 
 from benchmarks.figures import keep
-from benchmarks.learning.measure import Seen, look
-from benchmarks.learning.site import Site
-from benchmarks.learning.variants import VARIANTS
+from benchmarks.learning.measure import Looked, look
+from benchmarks.learning.site import THRESHOLD, Site
+from benchmarks.learning.ways import WAYS, compared
 from orchestrator.bundled.recipes import SELDOM
 from orchestrator.demo.workload import MIX
 from orchestrator.tasks.generator import Split, Task, tasks
 
 EVALUATION_SEED = 900  # of the requests that versions are compared on; runs have small ones
+STRETCH = 400  # requests between two looks at the live version
 GLANCE = 125  # requests between two looks at the live version after a shift
 OLD_MIX = {kind: weight for kind, weight in MIX.items() if kind not in SELDOM}
 
@@ -35,32 +36,38 @@ OLD_MIX = {kind: weight for kind, weight in MIX.items() if kind not in SELDOM}
 def main() -> int:
     """Run and write the result."""
     made = argparse.ArgumentParser(description=__doc__)
-    made.add_argument("--kind", choices=["rounds", "shift"], default="rounds")
-    made.add_argument("--variant", default=VARIANTS[0].name)
+    made.add_argument("--kind", choices=["rounds", "shift", "ways"], default="rounds")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--requests", type=int, default=1500)
-    made.add_argument("--stretch", type=int, default=400, help="requests between two looks at the live version")
+    made.add_argument("--stretch", type=int, default=STRETCH, help="requests between two looks at the live version")
+    made.add_argument("--ways", type=int, default=len(WAYS), help="ways to learn that are compared")
     made.add_argument("--judged", type=int, default=1000, help="requests that each version is judged on")
     made.add_argument("--answers", type=Path, required=True, help="file that keeps the cloud's answers")
     made.add_argument("--out", type=Path, required=True)
     options = made.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     torch.set_num_threads(1)
-    variant = next(variant for variant in VARIANTS if variant.name == options.variant)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="netgpt-learning-") as var:
-        site = Site(Path(var), variant, options.seed, options.kind == "shift", options.answers)
-        result = asyncio.run(_run(site, options))
-    told = {"kind": options.kind, "variant": options.variant, "seed": options.seed, "requests": options.requests}
+        learns, watchful = options.kind != "ways", options.kind == "shift"
+        site = Site(Path(var, "site"), options.seed, watchful, options.answers, learns)
+        result = asyncio.run(_run(site, Path(var), options))
+    told = {"kind": options.kind, "seed": options.seed, "requests": options.requests}
     keep(options.out, {**told, **result, "seconds": time.monotonic() - began})
     return 0
 
 
-async def _run(site: Site, options: argparse.Namespace) -> dict[str, Any]:
+async def _run(site: Site, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     await site.start()
     try:
         if options.kind == "shift":
             return await shift(site, options.seed, options.requests, options.judged)
+        if options.kind == "ways":
+            stream, fresh = (
+                _draw(s, Split.TEST, MIX, n)
+                for s, n in ((options.seed, options.requests), (EVALUATION_SEED, options.judged))
+            )
+            return await compared(site, work, stream, fresh, options.ways)
         return await rounds(site, options.seed, options.requests, options.judged, options.stretch)
     finally:
         await site.close()
@@ -98,9 +105,10 @@ async def shift(site: Site, seed: int, requests: int, judged: int) -> dict[str, 
     return {"marks": marks, "rounds": _told(site)}
 
 
-def _mark(name: str, site: Site, seen: Seen) -> dict[str, Any]:
+def _mark(name: str, site: Site, looked: Looked) -> dict[str, Any]:
     spent = {"requests": site.requests, "calls": site.calls, "cpu_seconds": time.process_time()}
-    return {"mark": name, **spent, **asdict(seen.worth(site))}
+    worth = looked.seen(site.scorer()).worth(THRESHOLD)
+    return {"mark": name, "version": site.node.version, **spent, **asdict(worth)}
 
 
 def _told(site: Site) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.figures import Figure, at_least, at_most, interval, publish
-from benchmarks.learning.variants import DEFAULT, VARIANTS
+from benchmarks.learning.ways import FIRST, ROWS
 
 Result = dict[str, Any]
 Mark = dict[str, Any]
@@ -23,28 +23,26 @@ POINT = 0.01  # of success; the loop's own benchmark allows as much
 def write(paths: Sequence[Path], options: argparse.Namespace) -> int:
     """Print, and write the page where ``options.out`` says so; 1 if a target was missed."""
     runs: list[Result] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    rounds = [run for run in runs if run["kind"] == "rounds"]
-    shifts = [run for run in runs if run["kind"] == "shift"]
+    rounds, shifts, ways = ([run for run in runs if run["kind"] == kind] for kind in ("rounds", "shift", "ways"))
     status = publish("Learning from the log", [*_rounds(rounds), *_shift(shifts)], options, {"runs": runs})
     if options.out is not None:
         with options.out.with_suffix(".md").open("a", encoding="utf-8") as page:
-            page.write("\n".join(_page(rounds, shifts, options.out)) + "\n")
+            page.write("\n".join(_page(rounds, shifts, ways, options.out)) + "\n")
         _curves(rounds, options.out.with_name(f"{options.out.stem}_rounds.png"))
         _recovery(shifts, options.out.with_name(f"{options.out.stem}_shift.png"))
     return status
 
 
-def _rounds(runs: Sequence[Result]) -> Iterator[Figure]:
-    ours = [run for run in runs if run["variant"] == DEFAULT.name]
+def _rounds(ours: Sequence[Result]) -> Iterator[Figure]:
     before, after = ([run["marks"][at] for run in ours] for at in (0, -1))
     yield Figure("requests served, each seed", ours[0]["requests"], "requests")
     yield Figure("the cloud alone: success", mean(mark["frontier"][-1] for mark in before), "share")
     for words, slack in (("equal success", 0.0), ("one point less success", POINT)):
-        first, last = (mean(equal_offload(run, run["marks"][at], slack) for run in ours) for at in (0, -1))
+        first, last = (mean(equal_offload(run["marks"][0], run["marks"][at], slack) for run in ours) for at in (0, -1))
         yield Figure(f"offloads at {words}, first version", first, "share")
         yield Figure(f"offloads at {words}, last version", last, "share")
         yield at_most(f"offloads at {words}, last / first", last / first, "ratio", 0.5)
-    changes = [half_as_many(run, run["marks"][-1]) - run["marks"][0]["success"] for run in ours]
+    changes = [half_as_many(run["marks"][0], run["marks"][-1]) - run["marks"][0]["success"] for run in ours]
     for words, value in zip(("mean", "95 % low", "95 % high"), interval(changes), strict=True):
         if math.isfinite(value):
             yield Figure(f"success at half the offloads, last - first, {words}", value, "share")
@@ -58,8 +56,8 @@ def _rounds(runs: Sequence[Result]) -> Iterator[Figure]:
     yield at_least("schema validity under a grammar, worst version", strict, "share", 0.995)
 
 
-def _row(run: Result, mark: Mark) -> dict[str, float]:
-    """A mark's values by the name of their column."""
+def _row(first: Mark, mark: Mark) -> dict[str, float]:
+    """A mark's values by the name of their column; ``first`` is what it is compared with."""
     return {
         "edge right": mark["edge_success"],
         "schema valid": mark["schema_valid"],
@@ -68,27 +66,26 @@ def _row(run: Result, mark: Mark) -> dict[str, float]:
         "ECE": mark["ece"],
         "offloads": mark["offload"],
         "success": mark["success"],
-        "offloads at equal success": equal_offload(run, mark),
-        "at one point less": equal_offload(run, mark, POINT),
-        "success at half the offloads": half_as_many(run, mark),
-        "CPU minutes": mark["cpu_seconds"] / 60,
+        "offloads at equal success": equal_offload(first, mark),
+        "at one point less": equal_offload(first, mark, POINT),
+        "success at half the offloads": half_as_many(first, mark),
     }
 
 
-def equal_offload(run: Result, mark: Mark, slack: float = 0.0) -> float:
+def equal_offload(first: Mark, mark: Mark, slack: float = 0.0) -> float:
     """Least share of offloads at which a mark's edge and cloud are as often right as the first site was, as served.
 
     1 where no share is enough: the first site was more often right than the cloud alone.
     """
-    wanted: float = run["marks"][0]["success"] - slack - ROUNDING
+    wanted: float = first["success"] - slack - ROUNDING
     frontier: list[float] = mark["frontier"]
     return next((n / (len(frontier) - 1) for n, success in enumerate(frontier) if success >= wanted), 1.0)
 
 
-def half_as_many(run: Result, mark: Mark) -> float:
+def half_as_many(first: Mark, mark: Mark) -> float:
     """A mark's success where it may send half as much as the first site sent."""
     frontier: list[float] = mark["frontier"]
-    share: float = run["marks"][0]["offload"] / 2
+    share: float = first["offload"] / 2
     return frontier[round(share * (len(frontier) - 1))]
 
 
@@ -124,39 +121,64 @@ def recovery(run: Result) -> dict[str, Any]:
     }
 
 
-def _page(rounds: Sequence[Result], shifts: Sequence[Result], out: Path) -> Iterator[str]:
-    served = min(run["requests"] for run in rounds)
-    columns = [*_row(rounds[0], rounds[0]["marks"][0])]
-    yield f"\n## Ways to learn\n\nAfter {served} requests; mean over the seeds, 95 % interval.\n"
-    yield "| | seeds | " + " | ".join(columns) + " |\n|---|---:|" + "---:|" * len(columns)
-    for variant in VARIANTS:
-        mine = [_row(run, _at(run, served)).values() for run in rounds if run["variant"] == variant.name]
-        if mine:
-            cells = " | ".join(map(_cell, zip(*mine, strict=True)))
-            yield f"| {variant.name} | {len(mine)} | {cells} |"
-    yield "\n## What ships, round by round\n\nMeans over the seeds.\n"
-    yield "| requests | calls | " + " | ".join(columns) + " |\n|---:|---:|" + "---:|" * len(columns)
-    ours = [run for run in rounds if run["variant"] == DEFAULT.name]
-    for marks in zip(*(run["marks"] for run in ours), strict=True):
-        rows = [_row(run, mark).values() for run, mark in zip(ours, marks, strict=True)]
-        means, calls = map(mean, zip(*rows, strict=True)), mean(mark["calls"] for mark in marks)
-        yield f"| {marks[0]['requests']} | {calls:.0f} | " + " | ".join(f"{value:.3f}" for value in means) + " |"
-    yield f"\n![offloads at one point less success]({out.stem}_rounds.png)\n\n## After a shift\n"
-    yield "| seed | before | just after | at the end | recovered | calls until 80 % | edge right on old requests |"
-    yield "|---:|" * 1 + "---:|" * 6
-    for run in shifts:
-        f, old = recovery(run), run["marks"][-1]["edge_success"]
-        yield (
-            f"| {run['seed']} | {f['before']:.3f} | {f['shifted']:.3f} | {f['end']:.3f} | {f['share']:.2f} | "
-            f"{f['calls'] if f['calls'] is not None else 'not reached'} | {old:.3f} |"
-        )
+def _page(rounds: Sequence[Result], shifts: Sequence[Result], ways: Sequence[Result], out: Path) -> Iterator[str]:
+    yield from _round_by_round(rounds)
+    yield f"\n![offloads over requests]({out.stem}_rounds.png)"
+    yield from _ways(ways)
+    yield from _after_a_shift(shifts)
     yield f"\n![edge right after a shift]({out.stem}_shift.png)"
 
 
-def _at(run: Result, requests: int) -> Mark:
-    """The mark after so many requests."""
-    found: Mark = next(mark for mark in reversed(run["marks"]) if mark["requests"] <= requests)
-    return found
+def _after_a_shift(runs: Sequence[Result]) -> Iterator[str]:
+    yield "\n## After a shift\n"
+    columns = [
+        "seed",
+        "before",
+        "just after",
+        "at the end",
+        "recovered",
+        "calls until 80 %",
+        "edge right on old requests",
+    ]
+    yield from _head(columns)
+    for run in runs:
+        f, old = recovery(run), run["marks"][-1]["edge_success"]
+        calls = "not reached" if f["calls"] is None else f["calls"]
+        yield (
+            f"| {run['seed']} | {f['before']:.3f} | {f['shifted']:.3f} | {f['end']:.3f} | {f['share']:.2f} | {calls} | "
+            f"{old:.3f} |"
+        )
+
+
+def _round_by_round(runs: Sequence[Result]) -> Iterator[str]:
+    yield "\n## Round by round\n\nMeans over the seeds.\n"
+    columns = [*_row(runs[0]["marks"][0], runs[0]["marks"][0]), "CPU minutes"]
+    yield from _head(["requests", "calls", *columns])
+    for marks in zip(*(run["marks"] for run in runs), strict=True):
+        rows = [_row(run["marks"][0], mark).values() for run, mark in zip(runs, marks, strict=True)]
+        calls, minutes = mean(mark["calls"] for mark in marks), mean(mark["cpu_seconds"] for mark in marks) / 60
+        cells = [f"{mean(values):.3f}" for values in zip(*rows, strict=True)]
+        yield f"| {marks[0]['requests']} | {calls:.0f} | {' | '.join(cells)} | {minutes:.1f} |"
+
+
+def _ways(runs: Sequence[Result]) -> Iterator[str]:
+    """One row a way; the interval is over seeds, that is over logs and trainings."""
+    labels = ", ".join(str(run["labels"]) for run in runs)
+    yield "\n## Ways to learn\n"
+    yield f"The first {runs[0]['rows'][FIRST]['requests']} requests of each seed, served by the first model without"
+    yield f"learning, then one round on their log in each way ({labels} labels). Mean and 95 % interval over seeds.\n"
+    yield from _head(["", "passes the gate", *_row(runs[0]["rows"][FIRST], runs[0]["rows"][FIRST])])
+    for name in ROWS:
+        found = [run["rows"] for run in runs if name in run["rows"]]
+        if found:
+            passed = [rows[name].get("passed") for rows in found]
+            told = "" if None in passed else f"{sum(passed)} of {len(passed)}"
+            rows = [_row(rows[FIRST], rows[name]).values() for rows in found]
+            yield f"| {name} | {told} | {' | '.join(map(_cell, zip(*rows, strict=True)))} |"
+
+
+def _head(columns: Sequence[str]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}"
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -166,13 +188,13 @@ def _cell(values: Sequence[float]) -> str:
 
 def _curves(runs: Sequence[Result], path: Path) -> None:
     plot, figure = _figure()
-    for variant in VARIANTS:
-        mine = [run for run in runs if run["variant"] == variant.name]
-        if mine:
-            asked = [mark["requests"] for mark in mine[0]["marks"]]
-            shares = [mean(equal_offload(run, run["marks"][at], POINT) for run in mine) for at in range(len(asked))]
-            plot.plot(asked, shares, label=variant.name)
-    plot.set(xlabel="requests", ylabel="offloads at one point less success", ylim=(0, None))
+    for words, slack in (("equal success", 0.0), ("one point less success", POINT)):
+        for number, run in enumerate(runs):
+            asked = [mark["requests"] for mark in run["marks"]]
+            shares = [equal_offload(run["marks"][0], mark, slack) for mark in run["marks"]]
+            color, label = ("C1", "C0")[slack > 0], f"at {words}" if number == 0 else None
+            plot.plot(asked, shares, color=color, label=label)
+    plot.set(xlabel="requests", ylabel="offloads, one line a seed", ylim=(0, None))
     plot.legend(fontsize=7)
     figure.savefig(path, dpi=90)
 

@@ -24,14 +24,12 @@ from actors.swap import Weights
 from actors.training import TrainingJob, TrainingOutcome, run_job
 from actors.vllm_engine import VllmEngine
 from benchmarks.learning.remembered import RememberedCloud
-from benchmarks.learning.variants import Variant
 from orchestrator.bundled.evaluate import Answered, answer
 from orchestrator.bundled.train import MODELS
 from orchestrator.config import Config, default_config
 from orchestrator.learner import Learner, RoundReport
 from orchestrator.loop import trigger_rules
 from orchestrator.rules import default_snapshot, limits, node_options
-from orchestrator.second_opinion import Ask
 from orchestrator.tasks.generator import Task
 from orchestrator.verdict import Answered as AnsweredTwice
 from orchestrator.versions import first_version
@@ -80,20 +78,18 @@ class Site:
 
     Args:
         var: where its log and versions go; empty.
-        variant: how it learns.
         watchful: whether suspected drift raises the threshold and makes a round due.
+        learns: whether rounds run.
         answers: file of the cloud's answers.
     """
 
-    def __init__(self, var: Path, variant: Variant, seed: int, watchful: bool, answers: Path) -> None:
-        self.variant = variant
-        self.config = _config(var, seed, watchful, variant)
+    def __init__(self, var: Path, seed: int, watchful: bool, answers: Path, learns: bool = True) -> None:
+        self.config, self._learns = _config(var, seed, watchful), learns
         self.store = ModelStore(self.config.store_dir, self.config.store.keep)
         self.cloud = RememberedCloud(CLOUD, answers)
         self.rounds: list[RoundReport] = []
         self.published: list[Published] = []
         self.requests = 0
-        self.threshold = self._next_threshold = THRESHOLD
         self._asked = 0
         self._now_s = 0.0
         self._triggers = Triggers(trigger_rules(self.config.learner), self._now_s)
@@ -101,28 +97,28 @@ class Site:
 
     async def start(self) -> None:
         """Load the edge model."""
+        self._loop = asyncio.get_running_loop()
         first = first_version(self.store, str(MODELS / "edge"))
         self._weights = Weights(first.version, first.path)
         self._engine = VllmEngine(first.path, first.version, LocalSettings(threads=1))
         await self._engine.setup()
-        self._first_scorer = first_scorer(first.path)
         self._log = OffloadLog(self.config.log_dir, "site", sync=False)
         self._learner = Learner(
-            self.config.log_dir, self.store, self.config.learner, self.config.work_dir, self._train, self._refit,
-            ask=self._asking(asyncio.get_running_loop()),
+            self.config.log_dir, self.store, self.config.learner, self.config.work_dir, _train, _nothing_else,
+            ask=self.ask,
             cloud_accuracy=CLOUD_ACCURACY,
         )  # fmt: skip
         self.node = EdgeNode(
             engine=self._engine,
             weights=self._weights,
-            scorers=Scorers(first.version, self._first_scorer),
+            scorers=Scorers(first.version, first_scorer(first.path)),
             cloud=self.cloud,
-            rules=SiteRules(Constant(self), default_snapshot(self.config)),
+            rules=SiteRules(Constant(), default_snapshot(self.config)),
             link=SteadyLink(),
             log=self._log,
             verify=verify,
             limits=limits(self.config),
-            load_scorer=self._scorer,
+            load_scorer=first_scorer,
             options=replace(node_options(self.config, "cloud"), audit_limit=AT_ONCE),
         )
 
@@ -139,7 +135,7 @@ class Site:
             await self._serve(tasks[start : start + CHUNK])
             self._now_s += SECONDS * CHUNK
             self._triggers = self._triggers.seen(labelled(self._tail.read()))
-            if self._triggers.due(self.node.gauges()["drift_alarm"] > 0, self._now_s):
+            if self._learns and self._triggers.due(self.node.gauges()["drift_alarm"] > 0, self._now_s):
                 await self._learn()
 
     async def drafts(self, tasks: Sequence[Task]) -> list[Answered]:
@@ -170,7 +166,17 @@ class Site:
 
     def scorer(self) -> Scorer:
         """What scores the live version's drafts."""
-        return self._scorer(self.store.read(self.node.version).path)
+        return first_scorer(self.store.read(self.node.version).path)
+
+    async def try_out(self, path: Path, name: str) -> None:
+        """Load other weights, to look at; what the node serves from then on are theirs."""
+        await self._engine.load(path, name)
+
+    def ask(self, requests: Sequence[ChatRequest]) -> list[str]:
+        """The cloud's answers to a round's questions; from another thread than the site's."""
+        self._asked += len(requests)
+        prompts = [request.cloud_prompt for request in requests]
+        return asyncio.run_coroutine_threadsafe(self.cloud_texts(prompts), self._loop).result()
 
     @property
     def calls(self) -> int:
@@ -197,32 +203,18 @@ class Site:
         if report.version is not None:
             swapped = await self.node.swap(report.version.version, report.version.path, report.version.sha256)
             assert swapped.outcome == "live", swapped
-            self.threshold = self._next_threshold
-            self.node.rules.renew()
             self.published.append(Published(report.version.version, self.requests, self.calls, report))
         self._triggers = self._triggers.done(report.version is not None, self._now_s)
 
-    def _asking(self, loop: asyncio.AbstractEventLoop) -> Ask:
-        def ask(requests: Sequence[ChatRequest]) -> list[str]:  # from the round's thread
-            self._asked += len(requests)
-            prompts = [request.cloud_prompt for request in requests]
-            return asyncio.run_coroutine_threadsafe(self.cloud_texts(prompts), loop).result()
 
-        return ask
+def _train(job: TrainingJob, _name: str) -> TrainingOutcome:
+    return run_job(job)
 
-    def _train(self, job: TrainingJob, _name: str) -> TrainingOutcome:
-        return run_job(replace(job, config=replace(job.config, **self.variant.training)))
 
-    def _refit(
-        self, directory: Path, rows: Sequence[AnsweredTwice], _records: Sequence[OffloadRecord]
-    ) -> Mapping[str, str]:
-        if self.variant.refit:
-            scorer = self._scorer(directory)
-            self._next_threshold = best_threshold([(_score(scorer, row), row.right, row.weight) for row in rows])
-        return {}
-
-    def _scorer(self, directory: Path) -> Scorer:
-        return first_scorer(directory) if self.variant.refresh else self._first_scorer
+def _nothing_else(
+    _directory: Path, _rows: Sequence[AnsweredTwice], _records: Sequence[OffloadRecord]
+) -> Mapping[str, str]:
+    return {}
 
 
 class Constant:
@@ -230,15 +222,13 @@ class Constant:
 
     kind = "fixed"
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-
     def __call__(self, snapshot: Snapshot) -> FixedThreshold:  # noqa: ARG002
-        return FixedThreshold(self._site.threshold)
+        return FixedThreshold(THRESHOLD)
 
 
-def best_threshold(judged: Sequence[tuple[float, float, float]]) -> float:
-    """The least score from which on keeping drafts earns more than sending them, from (score, right, weight)."""
+def best_threshold(scorer: Scorer, rows: Sequence[AnsweredTwice]) -> float:
+    """The least score from which on keeping drafts earns more than sending them, on a round's held-out questions."""
+    judged = [(_score(scorer, row), row.right, row.weight) for row in rows]
     kept = [sum(w * (right - THRESHOLD) for s, right, w in judged if s >= tau) for tau, _, _ in judged]
     return judged[kept.index(max(kept))][0]
 
@@ -249,11 +239,11 @@ def _score(scorer: Scorer, row: AnsweredTwice) -> float:
     return scorer.judge(asked.question, len(asked.tools), row.candidate.logprobs, valid)
 
 
-def _config(var: Path, seed: int, watchful: bool, variant: Variant) -> Config:
+def _config(var: Path, seed: int, watchful: bool) -> Config:
     drift = {} if watchful else {"safe_threshold": 0.0}
     return default_config(
         var=var,
         site={"name": "site", "audit_rate": 0.1},
         policy={"kind": "fixed", "during": False, **drift},
-        learner={"after_labels": LABELS, "pause_minutes": 1.0, "seed": seed, "timeout_s": 3600.0, **variant.learner},
+        learner={"after_labels": LABELS, "pause_minutes": 1.0, "seed": seed, "timeout_s": 3600.0},
     )
