@@ -107,13 +107,20 @@ _PARTS = {
 }
 
 
-def to_batch(records: Sequence[OffloadRecord]) -> pa.RecordBatch:
+def to_batch(records: Sequence[OffloadRecord], site: str | None = None, first: int = 0) -> pa.RecordBatch:
     """Columns of ``records``, in ``SCHEMA``.
+
+    Args:
+        site: whose they are, with sequence numbers from ``first`` on; None leaves both as the records say.
 
     Raises:
         pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError: a field does not hold what its type says.
     """
-    return pa.record_batch([_column(field, records) for field in SCHEMA], schema=SCHEMA)
+    columns = {field.name: _column(field, records) for field in SCHEMA}
+    if site is not None:
+        columns["site"] = pa.array([site] * len(records), pa.string())
+        columns["seq"] = pa.array(range(first, first + len(records)), pa.int64())
+    return pa.record_batch(list(columns.values()), schema=SCHEMA)
 
 
 def from_table(table: pa.Table) -> list[OffloadRecord]:

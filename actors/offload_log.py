@@ -15,7 +15,6 @@ import logging
 import os
 import threading
 from collections import deque
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -89,15 +88,17 @@ class OffloadLog:
 
     def append(self, record: OffloadRecord) -> int | None:
         """Queue ``record`` and return its sequence number, or None when it was shed. Never blocks on the disk."""
+        chars = record.chars
         with self._changed:
-            full = len(self._queue) >= self._queue_limit[0] or self._queued_bytes + record.chars > self._queue_limit[1]
+            full = len(self._queue) >= self._queue_limit[0] or self._queued_bytes + chars > self._queue_limit[1]
             if full or not self._accepting:
                 self._counts["shed"] += 1
                 return None
             seq, self._next = self._next, self._next + 1
-            self._queue.append(replace(record, site=self._site, seq=seq))
-            self._queued_bytes += record.chars
-            self._changed.notify_all()
+            self._queue.append(record)
+            self._queued_bytes += chars
+            if len(self._queue) in (1, BATCH_RECORDS):  # the writer waits for one of these, and wakes up dearly
+                self._changed.notify_all()
             return seq
 
     def flush(self, timeout_s: float = 10.0) -> bool:
@@ -179,7 +180,7 @@ class OffloadLog:
             return []
 
     def _write(self, records: list[OffloadRecord]) -> None:
-        batch = self._encodable(records)
+        batch = self._encodable(records, self._durable + 1)
         if batch is None:
             return
         if self._segment is None:
@@ -189,24 +190,24 @@ class OffloadLog:
             self._seal()
             self._counts["retired_bytes"] += retire(self._dir, self._keep_bytes)
 
-    def _encodable(self, records: list[OffloadRecord]) -> pa.RecordBatch | None:
+    def _encodable(self, records: list[OffloadRecord], first: int) -> pa.RecordBatch | None:
         """One batch; a record that Arrow refuses must not take its neighbours with it."""
         try:
-            return to_batch(records)
+            return to_batch(records, self._site, first)
         except (pa.ArrowException, UnicodeError, TypeError, ValueError) as why:
             if len(records) > 1:
-                parts = [batch for record in records if (batch := self._encodable([record]))]
+                alone = (self._encodable([record], first + at) for at, record in enumerate(records))
+                parts = [batch for batch in alone if batch]
                 return pa.concat_batches(parts) if parts else None
             self._counts["unwritable"] += 1
-            logger.warning("record %s of request %s cannot be logged: %s", records[0].seq, records[0].request_id, why)
+            logger.warning("record %s of request %s cannot be logged: %s", first, records[0].request_id, why)
             return None
 
     def _acknowledge(self, count: int) -> None:
         with self._changed:
             for _ in range(count):
-                record = self._queue.popleft()
-                self._queued_bytes -= record.chars
-            self._durable = record.seq
+                self._queued_bytes -= self._queue.popleft().chars
+            self._durable += count
             self._changed.notify_all()
 
     def _failed(self, why: OSError) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from actors.endpoint import MALFORMED, Endpoint, Reply, cached_tokens, finish_reason, sampling_fields
 from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import RemoteSettings
@@ -66,7 +68,7 @@ class RemoteEngine:
 
     def _generation(self, reply: Reply, seconds: float) -> Generation:
         try:
-            data = json.loads(reply.body)
+            data = orjson.loads(reply.body)
             usage = data.get("usage") or {}
             choices = sorted(data["choices"], key=lambda choice: choice.get("index") or 0)
             each = int(usage.get("completion_tokens") or 0) // max(1, len(choices))

@@ -31,7 +31,7 @@ PACKAGES = (
     "ray",
     "transformers",
     "trl",
-    "fastapi",
+    "aiohttp",
     "uvicorn",
     "openai",
     "pyarrow",

@@ -40,7 +40,7 @@ from actors.site_rules import Scorers, SiteRules
 from actors.swap import Weights
 from benchmarks.figures import Figure, at_most, parser, percentile, publish
 from orchestrator.config import default_config, resolve_model
-from orchestrator.http import create_app
+from orchestrator.http import Surface
 from orchestrator.rules import PolicyBuilder, default_snapshot
 from orchestrator.site import KEEP_ALIVE_S, HostedServer
 from orchestrator.tasks.generator import Split, Task, tasks
@@ -245,7 +245,7 @@ def _node(engine: Engine, path: Path, log: OffloadLog) -> EdgeNode:
 @asynccontextmanager
 async def _served(node: EdgeNode) -> AsyncIterator[int]:
     options: dict[str, Any] = {"http": "httptools", "lifespan": "off", "log_config": None, "access_log": False}
-    server = HostedServer(uvicorn.Config(create_app(node), port=0, timeout_keep_alive=KEEP_ALIVE_S, **options))
+    server = HostedServer(uvicorn.Config(Surface(node), port=0, timeout_keep_alive=KEEP_ALIVE_S, **options))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  (uvicorn has no event for it)
         await asyncio.sleep(0.01)

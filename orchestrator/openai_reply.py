@@ -6,10 +6,10 @@ and why. Pure functions; ``orchestrator.http`` sends what they return.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
+
+import orjson
 
 from actors.answer import Answer
 from policies.errors import BadRequest, NetGPTError
@@ -38,12 +38,12 @@ def completion(answer: Answer, model: str, created: int) -> Json:
     return {**_head(answer, model, created, "chat.completion"), "choices": [choice], **_tail(answer)}
 
 
-def chunks(answer: Answer, model: str, created: int, include_usage: bool) -> Iterator[str]:
+def chunks(answer: Answer, model: str, created: int, include_usage: bool) -> Iterator[bytes]:
     """The same as server-sent events; ``netgpt`` comes with the chunk that ends the choice."""
     head = _head(answer, model, created, "chat.completion.chunk")
     usage: Json = {"usage": None} if include_usage else {}
 
-    def event(delta: Json, finish: str | None = None, **more: Any) -> str:
+    def event(delta: Json, finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return _event({**head, "choices": [choice], **usage, **more})
 
@@ -55,11 +55,11 @@ def chunks(answer: Answer, model: str, created: int, include_usage: bool) -> Ite
     yield event({}, _finish_reason(answer), netgpt=netgpt(answer))
     if include_usage:
         yield _event({**head, "choices": [], **_tail(answer)})
-    yield "data: [DONE]\n\n"
+    yield b"data: [DONE]\n\n"
 
 
 def netgpt(answer: Answer) -> Json:
-    """The route and everything that decided it."""
+    """The route and everything that decided it; records in it are left to orjson."""
     return {
         "route": str(answer.route),
         "reason": str(answer.reason),
@@ -74,7 +74,7 @@ def netgpt(answer: Answer) -> Json:
             "cloud": answer.cloud.seconds * 1e3 if answer.cloud else 0.0,
             "total": answer.seconds * 1e3,
         },
-        "link": asdict(answer.situation.state.link),
+        "link": answer.situation.state.link,
     }
 
 
@@ -140,5 +140,5 @@ def _finish_reason(answer: Answer) -> str:
     return "tool_calls" if answer.served.parsed.calls else "stop"
 
 
-def _event(data: Json) -> str:
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
+def _event(data: Json) -> bytes:
+    return b"data: %b\n\n" % orjson.dumps(data)

@@ -35,7 +35,7 @@ from actors.swap import SwapReport, Weights
 from cluster.telemetry.client import TelemetryClient
 from orchestrator.cloud_leg import api_key, cloud_leg
 from orchestrator.config import Config, SiteOptions
-from orchestrator.http import SurfaceOptions, create_app
+from orchestrator.http import Surface, SurfaceOptions
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, next_scorer, node_options, scorer
 from policies.control import LinkReport, Swap
 from policies.errors import BadConfig
@@ -204,12 +204,14 @@ class EdgeSite:
     async def _listen(self, listener: socket.socket) -> None:
         options = self._config.site
         surface = SurfaceOptions(options.served_model, options.body_limit_bytes, options.max_in_flight)
-        app = create_app(self._node, surface, lambda: self._ready)
+        app = Surface(self._node, surface, lambda: self._ready)
         server = HostedServer(
             uvicorn.Config(
                 app,
                 http="httptools",
+                ws="none",
                 lifespan="off",
+                proxy_headers=False,
                 log_config=None,
                 access_log=False,
                 limit_concurrency=MAX_CONNECTIONS,

@@ -19,6 +19,7 @@ from policies.types import ParsedText, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_DEPTH = 64  # of a call's arguments; what compares and writes them recurses, and ends at about 300
+_COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def parse(text: str) -> ParsedText:
@@ -66,7 +67,7 @@ def check(answer: ParsedText, tools: Sequence[Mapping[str, Any]], required: bool
 
 def compact(value: Any) -> str:
     """JSON without spaces, so that the tokens of a value do not depend on its neighbours."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _COMPACT.encode(value)
 
 
 def _split(text: str) -> tuple[str, list[str]]:

@@ -17,7 +17,7 @@ from edge_fakes import ALARM, DOWN, MOVE, NORTH, SOUTH, UNSURE, FakeEngine, Node
 from openai import AsyncOpenAI, OpenAI
 
 from actors.engine import Completion
-from orchestrator.http import SurfaceOptions, create_app
+from orchestrator.http import Surface, SurfaceOptions
 from orchestrator.site import HostedServer
 from policies.errors import ContextTooLong, Unreachable
 
@@ -53,7 +53,7 @@ async def listening(app: Any) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def serving(kit: NodeKit, max_in_flight: int = 64) -> AsyncIterator[Site]:
-    app = create_app(kit.node, SurfaceOptions("netgpt", LIMIT, max_in_flight))
+    app = Surface(kit.node, SurfaceOptions("netgpt", LIMIT, max_in_flight))
     async with listening(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=10.0) as client:
         yield Site(kit, url, client)
 
@@ -68,7 +68,7 @@ async def site() -> AsyncIterator[Site]:
 async def surface() -> AsyncIterator[Site]:
     """The same app without a socket, for the many tests that need none."""
     kit = NodeKit()
-    transport = httpx.ASGITransport(create_app(kit.node, SurfaceOptions("netgpt", LIMIT)))
+    transport = httpx.ASGITransport(Surface(kit.node, SurfaceOptions("netgpt", LIMIT)))
     async with httpx.AsyncClient(transport=transport, base_url="http://site") as client:
         yield Site(kit, "http://site", client)
 
@@ -166,7 +166,7 @@ async def test_models_and_health(site: Site) -> None:
 
 
 async def test_a_site_that_is_not_ready_says_so() -> None:
-    app = create_app(NodeKit().node, ready=lambda: False)
+    app = Surface(NodeKit().node, ready=lambda: False)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://site") as client:
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.get("/healthz")).status_code == 200

@@ -1,0 +1,130 @@
+"""The floor of the HTTP surface: a body within a limit, a reply, a client that leaves. Plain ASGI, as uvicorn speaks.
+
+A framework's routing, middlewares and response objects would cost more than deciding does. What is asked and answered
+is not known here (``http``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from policies.errors import BadRequest
+
+Message = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
+
+TOO_LARGE = 413
+DRAIN_BYTES = 64 << 20  # of a body that is too large, read and forgotten so that its sender can read the answer
+DRAIN_S = 5.0
+JSON, EVENTS = b"application/json", b"text/event-stream; charset=utf-8"
+_UNFIT = re.compile(rb"[^\x20-\x7e]")
+
+
+class ClientGone(Exception):
+    """Nobody reads the answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole response; characters that have no place in a header arrive as ``?``."""
+
+    body: bytes
+    status: int = 200
+    headers: Mapping[str, str] | None = None
+    media_type: bytes = JSON
+
+    async def send(self, send: Send) -> None:
+        """Write it."""
+        headers = [(b"content-type", self.media_type), (b"content-length", b"%d" % len(self.body))]
+        for name, value in (self.headers or {}).items():
+            headers.append((name.encode(), _UNFIT.sub(b"?", value.encode("ascii", "replace"))))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as it comes in."""
+
+    scope: Mapping[str, Any]
+    receive: Receive
+
+    def header(self, name: bytes) -> bytes:
+        """Its value, empty where there is none; ``name`` in lower case."""
+        return next((value for key, value in self.scope["headers"] if key == name), b"")
+
+    async def body(self, limit: int) -> bytes:
+        """Never more than ``limit`` bytes of it in memory.
+
+        Raises:
+            BadRequest: (413) it is larger.
+            ClientGone: it never came whole.
+        """
+        announced = self.header(b"content-length")
+        if announced.isdigit() and int(announced) > limit:
+            await self._drain()
+            raise _too_large(limit)
+        parts, size, more = [], 0, True
+        while more:
+            message = await self._next()
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > limit:
+                await self._drain()
+                raise _too_large(limit)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def unless_gone(self, answering: Awaitable[T]) -> T:
+        """Await the answer, and cancel it if the client leaves first.
+
+        Raises:
+            ClientGone: it did.
+        """
+        watch = _Watch(self.receive, asyncio.current_task())
+        watching = asyncio.create_task(watch.run())
+        try:
+            return await answering
+        except asyncio.CancelledError:
+            if watch.left:
+                raise ClientGone from None
+            raise
+        finally:
+            watching.cancel()
+
+    async def _next(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return message
+
+    async def _drain(self) -> None:
+        left = DRAIN_BYTES
+        with contextlib.suppress(TimeoutError, ClientGone):
+            async with asyncio.timeout(DRAIN_S):
+                while left > 0 and (message := await self._next()).get("more_body"):
+                    left -= len(message.get("body", b""))
+
+
+class _Watch:
+    """Cancels ``task`` when the client leaves."""
+
+    def __init__(self, receive: Receive, task: asyncio.Task[Any] | None) -> None:
+        self._receive, self._task, self.left = receive, task, False
+
+    async def run(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _too_large(limit: int) -> BadRequest:
+    return BadRequest(f"the body is larger than {limit} bytes", "body", "request_too_large", TOO_LARGE)
