@@ -19,12 +19,13 @@ import asyncio
 import json
 import logging
 import time
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from actors.adapter_base import base_of, whole
 from actors.endpoint import MALFORMED, Endpoint, Reply, cached_tokens, finish_reason, sampling_fields
-from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling
+from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling, Token
 from actors.engine_settings import RemoteSettings
 from actors.grammar import json_grammar
 from actors.model_store import weight_digests
@@ -75,7 +76,8 @@ class AdapterServer:
         name, version = self._name, self.version
         ids = await self._renderer.render_aside(prompt, sampling.max_tokens)
         reply = await self._http.post("/completions", _body(name, ids, prompt, sampling))
-        completions, cached = _completions(reply, prompt.prefill, self._http.url("/completions"))
+        url, named = self._http.url("/completions"), sampling.alternatives is not None
+        completions, cached = _completions(reply, prompt.prefill, url, named)
         spent = time.perf_counter() - started
         return Generation(completions, len(ids), version, spent, reply.up_bytes, reply.down_bytes, cached)
 
@@ -146,22 +148,29 @@ def _body(model: str, ids: list[int], prompt: Prompt, sampling: Sampling) -> dic
         "model": model,
         "prompt": ids,
         **sampling_fields(sampling),
-        "logprobs": 0,  # the chosen token's alone
+        "logprobs": sampling.alternatives or 0,  # besides the chosen token's
         "structured_outputs": {"grammar": json_grammar(prompt.schema)} if prompt.schema is not None else None,
     }
 
 
-def _completions(reply: Reply, prefill: str, url: str) -> tuple[tuple[Completion, ...], int]:
+def _completions(reply: Reply, prefill: str, url: str, named: bool) -> tuple[tuple[Completion, ...], int]:
     """The answers in their order, and how many tokens of the prompt were cached."""
     try:
         data = json.loads(reply.body)
         choices = sorted(data["choices"], key=lambda choice: int(choice["index"]))
-        found = tuple(_completion(choice, prefill) for choice in choices)
+        found = tuple(_completion(choice, prefill, named) for choice in choices)
         return found, cached_tokens(data.get("usage") or {})
     except MALFORMED as why:
         raise EngineError(f"{url}: its answer is not a completion: {why!r}") from why
 
 
-def _completion(choice: dict[str, Any], prefill: str) -> Completion:
-    logprobs = tuple(float(logprob) for logprob in choice["logprobs"]["token_logprobs"])
-    return Completion(prefill + str(choice["text"]), logprobs, finish_reason(choice["finish_reason"]), len(logprobs))
+def _completion(choice: dict[str, Any], prefill: str, named: bool) -> Completion:
+    told = choice["logprobs"]
+    logprobs = tuple(float(logprob) for logprob in told["token_logprobs"])
+    tokens = tuple(map(_token, told["tokens"], logprobs, told["top_logprobs"])) if named else ()
+    why = finish_reason(choice["finish_reason"])
+    return Completion(prefill + str(choice["text"]), logprobs, why, len(logprobs), tokens)
+
+
+def _token(text: str, logprob: float, top: dict[str, float]) -> Token:
+    return Token(text, logprob, tuple(sorted(top.items(), key=itemgetter(1), reverse=True)))

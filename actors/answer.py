@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Self
 
 from actors.chat import ChatRequest
-from actors.engine import Completion, FinishReason, Generation
+from actors.engine import Completion, FinishReason, Generation, Token
 from actors.log_record import OffloadRecord
 from policies.control import Snapshot
 from policies.toolcalls import compact
 from policies.types import CloudWork, Decision, ParsedText, Reason, Route, RoutingState
+
+STOOD_IN = (Reason.LINK_DOWN, Reason.CLOUD_FAILED, Reason.CAP_REACHED, Reason.TOO_DEAR, Reason.TOO_LATE)
+"""Reasons for which a draft is served though the cloud was wanted, or not to be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class CloudCall:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The answer itself: text, and who made it with what."""
+    """The answer itself: text, and who made it with what; ``named`` are its tokens, where the client wants them."""
 
     text: str
     parsed: ParsedText
@@ -91,18 +94,21 @@ class Served:
     version: str
     prompt_tokens: int
     tokens: int
+    named: tuple[Token, ...] = ()
 
     @classmethod
     def draft(cls, draft: Draft) -> Self:
         """A draft that may be served."""
-        text, finish, tokens = draft.completion.text, draft.completion.finish_reason, draft.completion.tokens
-        return cls(text, draft.parsed, finish, draft.version, draft.prompt_tokens, tokens)
+        made = draft.completion
+        return cls(
+            made.text, draft.parsed, made.finish_reason, draft.version, draft.prompt_tokens, made.tokens, made.named
+        )
 
     @classmethod
     def generation(cls, generation: Generation, text: str, parsed: ParsedText) -> Self:
         """The first completion of ``generation``, as ``text``."""
-        finish, tokens = generation.completions[0].finish_reason, generation.completions[0].tokens
-        return cls(text, parsed, finish, generation.version, generation.prompt_tokens, tokens)
+        made, version = generation.completions[0], generation.version
+        return cls(text, parsed, made.finish_reason, version, generation.prompt_tokens, made.tokens, made.named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,7 @@ class Answer:
     @property
     def degraded(self) -> bool:
         """Whether the draft stands in for an answer of the cloud."""
-        return self.reason in (Reason.LINK_DOWN, Reason.CLOUD_FAILED, Reason.CAP_REACHED)
+        return self.reason in STOOD_IN
 
     @property
     def cost_usd(self) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from actors.controls import FREE, Controls
 from actors.engine import Message, Prompt, Sampling, Tool
 from policies.help_marker import asks_for_help
 from policies.json_schema import violation
@@ -39,6 +40,7 @@ class ChatRequest:
     response_schema: Mapping[str, Any] | None = None
     parallel: bool = True
     request_id: str = ""
+    controls: Controls = FREE
 
     @property
     def shown_tools(self) -> Sequence[Tool]:
@@ -63,7 +65,8 @@ class ChatRequest:
     @property
     def prompt(self) -> Prompt:
         """How the edge model is asked for a draft."""
-        return replace(self.cloud_prompt, schema=None, prefill=OPEN if self.must_call else "")
+        choice = self.tool_choice if self.shown_tools else None
+        return Prompt(self.messages, self.shown_tools, None, OPEN if self.must_call else "", choice)
 
     def strict_prompt(self, draft: str) -> Prompt | None:
         """The same under a grammar, where one can say what a valid answer is; else None.

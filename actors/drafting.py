@@ -24,7 +24,7 @@ from policies.decide import Patience, worth_making
 from policies.errors import EngineError, NetGPTError
 from policies.help_marker import asks_for_help
 from policies.toolcalls import parse
-from policies.types import CloudWork, Objective, ParsedText, Reason
+from policies.types import CloudWork, Objective, ParsedText, Reason, Route
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,9 @@ class Drafter:
     async def propose(self, request: ChatRequest, outlook: Outlook | None) -> Draft:
         """A draft, as far as it is worth making; ``outlook`` None says that there is nothing to fall back on."""
         expected = self._expected(request, self._version())
+        if request.controls.route is Route.CLOUD and outlook is not None:
+            why = "not begun: the cloud was asked for"
+            return replace(self._unfinished(request, why, Reason.DRAFT_SKIPPED), propensity=0.0, expected=expected)
         if outlook is None:
             return await self._make(request, expected)
         explored = 1.0

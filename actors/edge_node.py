@@ -13,13 +13,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from actors.answer import Answer, CloudCall, Draft, Served, Situation, to_record
 from actors.chat import ChatRequest
+from actors.cloud_calls import CloudCalls, Link
+from actors.controls import barred, wished
 from actors.drafting import Drafter, DraftOptions, Outlook
 from actors.engine import Engine
 from actors.limits import LimitOptions, Limits
@@ -28,36 +30,17 @@ from actors.node_counts import NodeCounts
 from actors.scorer import Scorer
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import Swapper, SwapReport, Weights
-from policies.cost import cloud_cost_usd
+from policies.cost import cloud_latency_s
 from policies.decide import decide
-from policies.errors import NetGPTError, Refused, Unreachable
-from policies.toolcalls import parse
+from policies.errors import NetGPTError, Refused
 from policies.types import CloudWork, Decision, LinkState, Reason, Route, RoutingState
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES = 400, 600  # HTTP headers and OpenAI's envelope around prompt and answer
 AUDIT_UPLOAD_S = 1.0  # an upload that takes longer would hold up the next request's
-AUDIT_WAIT_S = 30.0  # for a moment without an offload; a link that is busy for longer has no room
-UNAVAILABLE = 503
-
-
-class Link(Protocol):
-    """The site's own view of its link; ``actors.link_probe.LinkMonitor`` is one."""
-
-    def state(self) -> LinkState:
-        """The link as it is thought to be now."""
-        ...
-
-    def observe_offload(
-        self, up_bytes: int, down_bytes: int, seconds: float, server_seconds: float | None, ok: bool
-    ) -> None:
-        """Learn from a real offload."""
-        ...
-
-    def gauges(self) -> dict[str, float]:
-        """Its figures by name."""
-        ...
+UNAVAILABLE, TOO_LATE = 503, 504
 
 
 class Log(Protocol):
@@ -138,14 +121,13 @@ class EdgeNode:
         self.rules, self.options = rules, options or NodeOptions()
         self.observers: list[Observer] = []
         self.counts = NodeCounts()
-        self._cloud, self._link, self._log = cloud, link, log
+        self._link, self._log, self._has_cloud = link, log, cloud is not None
         self._clock, self._wall, self._rng = clock, wall, rng or random.Random()
         self.limits = limits or _unlimited(rules)
+        self._cloud = CloudCalls(cloud, self.options.cloud_model, link, self.limits, rules, clock)
         self._swapper = Swapper(engine, weights, scorers, verify, clock, load_scorer)
         self._drafter = Drafter(engine, scorers, self.options.drafting, lambda: self.version, clock, self._rng)
         self._audits: set[asyncio.Task[None]] = set()  # at most options.audit_limit, see _has_room
-        self._offloading, self._idle = 0, asyncio.Event()  # calls to the cloud that clients wait for; none
-        self._idle.set()
 
     @property
     def version(self) -> str:
@@ -157,19 +139,18 @@ class EdgeNode:
 
         Raises:
             BadRequest: no model could answer it as sent.
-            Refused: (503) the cloud was not to be had and no valid draft either.
+            Refused: (503) the cloud was not to be had and no valid draft either; (504) the request's deadline passed.
         """
         began = self._clock()
         try:
-            draft = await self._drafter.propose(request, self._outlook(request))
+            draft = await _in_time(self._drafter.propose(request, self._outlook(request)), request.controls.deadline_s)
             work = self._drafter.work(request, draft, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
             situation = self._situation(self.limits.cloud.expected(work))
-            decision = self._decide(request, draft, situation)
-            answer = await self._settle(request, draft, situation, decision)
+            decision = self._decide(request, draft, situation, self._clock() - began)
+            answer = await self._settle(request, draft, situation, decision, began)
         except (asyncio.CancelledError, NetGPTError) as why:
             self.counts.failed(why)
             raise
-        answer = replace(answer, seconds=self._clock() - began)
         self._finish(answer)
         return answer
 
@@ -203,7 +184,7 @@ class EdgeNode:
 
     def _outlook(self, request: ChatRequest) -> Outlook | None:
         """What a draft will have to compete with; None where the cloud could not be asked."""
-        if self._cloud is None or not self._link.state().up:
+        if request.controls.stays or not self._cloud.possible:
             return None
         work = self._drafter.expected_work(request, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
         tau = self._tau(self._state(), self.limits.cloud.expected(work))
@@ -219,7 +200,7 @@ class EdgeNode:
 
     def _situation(self, work: CloudWork) -> Situation:
         state, snapshot = self._state(), self.rules.current()[0]
-        if self._cloud is None:
+        if not self._has_cloud:
             return Situation(state, snapshot, self.rules.kind, 0.0, 0.0, work)
         tau = max(self._tau(state, work), self.limits.floor)
         audit_rate = self.options.audit_rate if self._has_room(state.link, work) else 0.0
@@ -230,74 +211,45 @@ class EdgeNode:
         quick = 8.0 * work.up_bytes <= AUDIT_UPLOAD_S * link.up_bps
         return link.up and quick and len(self._audits) < self.options.audit_limit
 
-    def _decide(self, request: ChatRequest, draft: Draft, situation: Situation) -> Decision:
-        link_up = situation.state.link.up or self._cloud is None
+    def _decide(self, request: ChatRequest, draft: Draft, situation: Situation, spent_s: float) -> Decision:
+        state, controls = situation.state, request.controls
+        link_up = state.link.up or not self._has_cloud
         made = decide(draft.score, draft.unusable, situation.threshold, link_up, situation.audit_rate)
-        if made.route is Route.CLOUD and not self.limits.allow(self._most_usd(request, situation)):
-            return replace(made, route=Route.EDGE, reason=Reason.CAP_REACHED, propensity=0.0)
-        return made
+        made = wished(made, controls, link_up)
+        if made.route is not Route.CLOUD:
+            return made
+        most_usd = self._cloud.most_usd(request, situation)
+        expected_s = cloud_latency_s(situation.work, state.link, self.limits.cloud.speed, state.queue_s)
+        why_not = barred(controls, most_usd, expected_s, spent_s)
+        if why_not is None and not self.limits.allow(most_usd):
+            why_not = Reason.CAP_REACHED
+        return replace(made, route=Route.EDGE, reason=why_not, propensity=0.0) if why_not else made
 
-    def _most_usd(self, request: ChatRequest, situation: Situation) -> float:
-        """What an offload costs if its answer is as long as it may be and nothing is cached."""
-        work = replace(situation.work, output_tokens=request.sampling.max_tokens, cached_tokens=0)
-        return cloud_cost_usd(work, situation.snapshot.prices)
-
-    async def _settle(self, request: ChatRequest, draft: Draft, situation: Situation, decision: Decision) -> Answer:
+    async def _settle(
+        self, request: ChatRequest, draft: Draft, situation: Situation, decision: Decision, began: float
+    ) -> Answer:
         """Carry the decision out; where the cloud fails, the best valid draft stands in."""
         route, reason, cloud = decision.route, decision.reason, None
         if decision.route is Route.CLOUD:
-            cloud = await self._offload(request, situation)
+            cloud = await self._cloud.offload(request, situation, request.controls.left_s(self._clock() - began))
             if cloud.error is not None:
                 route, reason = Route.EDGE, Reason.CLOUD_FAILED
         if cloud and cloud.error is None:
             assert cloud.generation is not None and cloud.parsed is not None
             served = Served.generation(cloud.generation, cloud.generation.completions[0].text, cloud.parsed)
         else:
-            draft = draft if draft.whole else await self._drafter.draft(request)
-            served = await self._from_edge(request, draft, cloud)
-        return Answer(request, situation, draft, decision, served, route, reason, 0.0, cloud)
+            left_s = request.controls.left_s(self._clock() - began)
+            draft = draft if draft.whole else await _in_time(self._drafter.draft(request), left_s)
+            why_not = str(reason) if cloud is None or cloud.error is None else cloud.error
+            served = await self._from_edge(request, draft, why_not, left_s)
+        return Answer(request, situation, draft, decision, served, route, reason, self._clock() - began, cloud)
 
-    async def _offload(self, request: ChatRequest, situation: Situation) -> CloudCall:
-        """A call that a client waits for, within the caps."""
-        self._offloading += 1
-        self._idle.clear()
-        cost_usd = most_usd = self._most_usd(request, situation)
-        try:
-            cloud = await self._ask_cloud(request, situation)
-            cost_usd = cloud.cost_usd
-        finally:
-            self._offloading -= 1
-            if not self._offloading:
-                self._idle.set()
-            self.limits.settle(most_usd, cost_usd)
-        return cloud
-
-    async def _ask_cloud(self, request: ChatRequest, situation: Situation) -> CloudCall:
-        """What the cloud answers; an answer the validity gate rejects is an error too, but a paid one."""
-        began, model = self._clock(), self.options.cloud_model
-        try:
-            if self._cloud is None:
-                raise Unreachable("no cloud is configured")
-            generation = await self._cloud.generate(request.cloud_prompt, request.sampling)
-        except NetGPTError as why:
-            seconds = self._clock() - began
-            self._link.observe_offload(len(request.payload), 0, seconds, None, not isinstance(why, Unreachable))
-            return CloudCall(model, seconds, error=f"{type(why).__name__}: {why}")
-        seconds = self._clock() - began
-        self._link.observe_offload(generation.up_bytes, generation.down_bytes, seconds, None, True)
-        parsed = parse(generation.completions[0].text)
-        call = CloudCall(model, seconds, generation, parsed, request.problem(parsed))
-        self.limits.cloud.called(situation.work, call.work, situation.state, seconds)
-        self.rules.learn(self.limits.cloud.speed)
-        return replace(call, cost_usd=cloud_cost_usd(call.work, situation.state.prices))
-
-    async def _from_edge(self, request: ChatRequest, draft: Draft, cloud: CloudCall | None) -> Served:
+    async def _from_edge(self, request: ChatRequest, draft: Draft, why_not: str, left_s: float | None) -> Served:
         if draft.error is None:
             return Served.draft(draft)
-        strict = await self._drafter.strict(request, draft.completion.text)
+        strict = await _in_time(self._drafter.strict(request, draft.completion.text), left_s)
         if strict is not None:
             return strict
-        why_not = cloud.error if cloud else "the link is down, or a cap is reached"
         raise Refused(f"no answer: the cloud is not to be had ({why_not}), nor a valid draft", UNAVAILABLE)
 
     def _finish(self, answer: Answer) -> None:
@@ -315,30 +267,38 @@ class EdgeNode:
             self._record(answer, answer.cloud)
 
     async def _audit(self, answer: Answer) -> None:
-        """Ask the cloud what it would have answered, for the log alone, when nobody waits for the link."""
-        found = CloudCall(self.options.cloud_model, 0.0, error="the audit was cut off")
+        """Ask the cloud what it would have answered, for the log alone."""
+        found = self._cloud.cut_off()
         try:
-            async with asyncio.timeout(AUDIT_WAIT_S):
-                await self._idle.wait()
-            most_usd = self._most_usd(answer.request, answer.situation)
-            if self.limits.allow(most_usd):
-                found = await self._ask_cloud(answer.request, answer.situation)
-                self.limits.settle(most_usd, found.cost_usd)
-            else:
-                found = replace(found, error="a cap is reached")
-        except TimeoutError:
-            found = replace(found, error="the link had no room for the audit")
+            found = await self._cloud.audit(answer)
         finally:
             self.counts.audited(found)
             self._record(answer, found)
 
     def _record(self, answer: Answer, cloud: CloudCall | None) -> None:
+        if answer.request.controls.private:
+            return
         self.limits.labelled(answer, cloud)
         try:
             self._log.append(to_record(answer, cloud, self._wall()))
         except Exception:  # whatever a log does, the client has its answer
             self.counts.log_failures += 1
             logger.exception("request %s could not be logged", answer.request.request_id)
+
+
+async def _in_time(work: Coroutine[Any, Any, T], left_s: float | None) -> T:
+    """What ``work`` gives, within ``left_s`` seconds.
+
+    Raises:
+        Refused: (504) they were not enough.
+    """
+    if left_s is None:
+        return await work
+    try:
+        async with asyncio.timeout(left_s):
+            return await work
+    except TimeoutError:
+        raise Refused("no answer within the request's deadline_ms", TOO_LATE) from None
 
 
 def _unlimited(rules: SiteRules) -> Limits:

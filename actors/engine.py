@@ -23,8 +23,9 @@ Watch = Callable[[float], bool]
 class Sampling:
     """How to draw an answer; temperature 0 is greedy.
 
-    ``watch`` may end a single sample early; its completion then says ``abandoned``. An engine that does not see its
-    tokens one by one goes on to the end.
+    ``alternatives`` asks for the tokens by name, each with so many of the most probable ones in its place. ``watch``
+    may end a single sample early; its completion then says ``abandoned``. An engine that does not see its tokens one by
+    one goes on to the end.
     """
 
     max_tokens: int = 256
@@ -33,6 +34,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    alternatives: int | None = None
     watch: Watch | None = field(default=None, compare=False, repr=False)
 
 
@@ -54,16 +56,27 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A chosen token, its natural-log probability, and the most probable ones in its place with theirs, best first."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer; ``logprobs`` are the chosen tokens' natural-log probabilities, shape [tokens].
 
-    Under a schema they are taken after masking: a forced token has log-probability 0.
+    Under a schema they are taken after masking: a forced token has log-probability 0. ``named`` are the same tokens,
+    where ``Sampling.alternatives`` asked for them.
     """
 
     text: str
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     tokens: int
+    named: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class Limits:
     def answered(self, answer: Answer) -> None:
         """A request has its answer."""
         asked = answer.cloud is not None
-        possible = answer.reason not in (Reason.LINK_DOWN, Reason.CAP_REACHED, Reason.CLOUD_FAILED)
+        possible = answer.reason is not Reason.EDGE_ASKED and not answer.degraded
         self._ascent = self._ascent.observe(Spent(asked, answer.cost_usd, answer.seconds, possible), self._clock())
         if answer.draft.version != self._version:
             self._forget(answer.draft.version)

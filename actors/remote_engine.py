@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from actors.endpoint import MALFORMED, Endpoint, Reply, cached_tokens, finish_reason, sampling_fields
-from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling
+from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling, Token
 from actors.engine_settings import RemoteSettings
 from policies.errors import EngineError
 from policies.toolcalls import CLOSE, OPEN, compact, render
@@ -44,7 +44,7 @@ class RemoteEngine:
             raise EngineError(f"{self.endpoint}: an answer cannot be begun for a remote model (prefill)")
         started = time.perf_counter()
         reply = await self._http.post(PATH, self._body(prompt, sampling))
-        return self._generation(reply, time.perf_counter() - started)
+        return self._generation(reply, sampling, time.perf_counter() - started)
 
     async def load(self, path: Path, version: str) -> LoadReport:  # noqa: ARG002
         """Raises EngineError: a remote model's weights are not ours to change."""
@@ -61,18 +61,20 @@ class RemoteEngine:
             **sampling_fields(sampling),
             "tools": list(prompt.tools) or None,
             "tool_choice": prompt.tool_choice if prompt.tools else None,
-            "logprobs": self._settings.logprobs or None,
+            "logprobs": self._settings.logprobs or sampling.alternatives is not None or None,
+            "top_logprobs": sampling.alternatives or None,
             "response_format": _response_format(prompt.schema),
             **self._settings.body,
         }
 
-    def _generation(self, reply: Reply, seconds: float) -> Generation:
+    def _generation(self, reply: Reply, sampling: Sampling, seconds: float) -> Generation:
         try:
             data = orjson.loads(reply.body)
             usage = data.get("usage") or {}
             choices = sorted(data["choices"], key=lambda choice: choice.get("index") or 0)
             each = int(usage.get("completion_tokens") or 0) // max(1, len(choices))
-            completions = tuple(_completion(choice, each) for choice in choices)
+            named = sampling.alternatives is not None
+            completions = tuple(_completion(choice, each, named) for choice in choices)
             version = str(data.get("model") or self._model)
             prompt_tokens, cached = int(usage.get("prompt_tokens") or 0), cached_tokens(usage)
         except MALFORMED as why:
@@ -86,12 +88,18 @@ def _response_format(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema)}}
 
 
-def _completion(choice: Mapping[str, Any], tokens: int) -> Completion:
+def _completion(choice: Mapping[str, Any], tokens: int, named: bool) -> Completion:
     message = choice["message"]
     text = (message.get("content") or "") + "".join(_call(call) for call in message.get("tool_calls") or ())
     entries = (choice.get("logprobs") or {}).get("content") or ()
     logprobs = tuple(float(entry["logprob"]) for entry in entries)
-    return Completion(text, logprobs, finish_reason(choice.get("finish_reason")), len(logprobs) or tokens)
+    why, names = finish_reason(choice.get("finish_reason")), tuple(map(_token, entries)) if named else ()
+    return Completion(text, logprobs, why, len(logprobs) or tokens, names)
+
+
+def _token(entry: Mapping[str, Any]) -> Token:
+    others = tuple((str(other["token"]), float(other["logprob"])) for other in entry.get("top_logprobs") or ())
+    return Token(str(entry["token"]), float(entry["logprob"]), others)
 
 
 def _call(call: Mapping[str, Any]) -> str:

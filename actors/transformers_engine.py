@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from actors.adapter_base import base_of, whole
-from actors.engine import Completion, FinishReason, Generation, LoadReport, Prompt, Sampling
+from actors.engine import Completion, FinishReason, Generation, LoadReport, Prompt, Sampling, Token
 from actors.engine_settings import LocalSettings
 from actors.grammar import json_grammar
 from actors.rendering import Renderer, model_directory
@@ -121,7 +122,7 @@ class TransformersEngine:
     def _generate(
         self, ids: list[int], prompt: Prompt, sampling: Sampling, cancelled: threading.Event
     ) -> tuple[tuple[Completion, ...], str]:
-        recorder = _Recorder(len(ids))
+        recorder = _Recorder(len(ids), sampling.alternatives or 0)
         ending = _Ending(recorder, sampling, self._end_tokens(), self._renderer.tokenizer, cancelled)
         processors = [*self._grammar(prompt), recorder]
         with torch.random.fork_rng(enabled=sampling.seed is not None):
@@ -142,6 +143,9 @@ class TransformersEngine:
                 rows[:, len(ids) :].tolist(), recorder.logprobs, ending.ends, strict=True
             )
         ]
+        if sampling.alternatives is not None:
+            kept = zip(answers, rows[:, len(ids) :].tolist(), recorder.alternatives, strict=True)
+            answers = [replace(answer, named=self._named(answer, row, best)) for answer, row, best in kept]
         return tuple(answers), self.version
 
     def _options(self, sampling: Sampling) -> dict[str, Any]:
@@ -183,6 +187,16 @@ class TransformersEngine:
         text = cut(text.rstrip("\ufffd"), stop)  # half a character at the end is no text
         return Completion(prefill + text, tuple(logprobs), why, len(ids))
 
+    def _named(self, answer: Completion, row: list[int], best: list[list[tuple[int, float]]]) -> tuple[Token, ...]:
+        """The tokens of ``answer`` by name; ``row`` and ``best``, its tokens and others', may be longer than it."""
+
+        def name(token: int) -> str:
+            text = str(self._renderer.tokenizer.decode([token]))
+            return "" if "\ufffd" in text else text  # half a character, as vLLM names it
+
+        told = zip(row, answer.logprobs, best, strict=False)
+        return tuple(Token(name(token), lp, tuple((name(t), p) for t, p in top)) for token, lp, top in told)
+
     def _swap(self, path: Path, version: str) -> tuple[float, float]:
         drained = time.perf_counter()
         state = dict(read_tensors(path))  # all in memory before the first weight changes
@@ -194,9 +208,10 @@ class TransformersEngine:
 class _Recorder(LogitsProcessor):  # type: ignore[misc]
     """Log-probabilities of the chosen tokens, after the grammar's mask and before temperature, as vLLM's."""
 
-    def __init__(self, prompt_tokens: int) -> None:
-        self.start, self._last = prompt_tokens, torch.empty(0)
+    def __init__(self, prompt_tokens: int, alternatives: int) -> None:
+        self.start, self._alternatives, self._last = prompt_tokens, alternatives, torch.empty(0)
         self._chosen: list[torch.Tensor] = []
+        self._best: list[tuple[torch.Tensor, torch.Tensor]] = []  # tokens and log-probabilities, [n, alternatives] each
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         self._last = torch.log_softmax(scores.float(), dim=-1)
@@ -209,12 +224,23 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]
             That of the first row.
         """
         self._chosen.append(self._last.gather(1, tokens))
+        best = self._last.topk(self._alternatives)
+        self._best.append((best.indices, best.values))
         return float(self._chosen[-1][0, 0])
 
     @property
     def logprobs(self) -> list[list[float]]:
         """Of every row, shape [n][tokens of the longest]."""
         return torch.cat(self._chosen, dim=1).tolist()
+
+    @property
+    def alternatives(self) -> list[list[list[tuple[int, float]]]]:
+        """The most probable tokens of every row and place, with their log-probabilities."""
+        steps = [(ids.tolist(), values.tolist()) for ids, values in self._best]
+        return [
+            [list(zip(ids[row], values[row], strict=True)) for ids, values in steps]
+            for row in range(len(self._chosen[0]))
+        ]
 
 
 class _Ending(StoppingCriteria):  # type: ignore[misc]

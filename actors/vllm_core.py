@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from actors.adapter_base import base_of, whole
-from actors.engine import Completion, Sampling
+from actors.engine import Completion, Sampling, Token
 from actors.engine_settings import LocalSettings
 from actors.grammar import json_grammar
 from actors.weights import read_tensors
@@ -204,13 +204,22 @@ def set_environment() -> None:
     logging.getLogger("vllm").setLevel(os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"))
 
 
-def completions(output: RequestOutput, prefill: str) -> tuple[Completion, ...]:
+def completions(output: RequestOutput, prefill: str, named: bool) -> tuple[Completion, ...]:
     """What a request answered, in sample order; of one that has not finished, what there is, as abandoned.
+
+    Args:
+        named: whether the tokens are told by name.
 
     Raises:
         EngineError: vLLM gave up on it.
     """
-    return tuple(_completion(sample, prefill) for sample in samples_of(output))
+    return tuple(_completion(sample, prefill, named) for sample in samples_of(output))
+
+
+def chosen_logprobs(sample: CompletionOutput) -> tuple[float, ...]:
+    """Of the tokens of ``sample``; vLLM puts the chosen one first, before its alternatives."""
+    told: Any = sample.logprobs
+    return tuple(told.logprobs[at] for at in told.start_indices)
 
 
 def samples_of(output: RequestOutput) -> list[CompletionOutput]:
@@ -227,12 +236,23 @@ def samples_of(output: RequestOutput) -> list[CompletionOutput]:
 
 def last_logprob(output: RequestOutput) -> float:
     """Of the newest token of a single sample."""
-    return float(output.outputs[0].logprobs.logprobs[-1])
+    told = output.outputs[0].logprobs
+    return float(told.logprobs[told.start_indices[-1]])
 
 
-def _completion(sample: Any, prefill: str) -> Completion:
-    logprobs = tuple(sample.logprobs.logprobs) if sample.logprobs is not None else ()
-    return Completion(prefill + sample.text, logprobs, sample.finish_reason or "abandoned", len(sample.token_ids))
+def _completion(sample: Any, prefill: str, named: bool) -> Completion:
+    text, tokens = prefill + sample.text, _named(sample.logprobs) if named else ()
+    return Completion(text, chosen_logprobs(sample), sample.finish_reason or "abandoned", len(sample.token_ids), tokens)
+
+
+def _named(told: Any) -> tuple[Token, ...]:
+    names, logprobs = told.decoded_tokens, told.logprobs
+    return tuple(
+        Token(
+            names[first] or "", logprobs[first], tuple((names[at] or "", logprobs[at]) for at in range(first + 1, end))
+        )
+        for first, end in zip(told.start_indices, told.end_indices, strict=True)
+    )
 
 
 def _parameters(sampling: Sampling, schema: Mapping[str, Any] | None, text: bool) -> SamplingParams:
@@ -246,7 +266,7 @@ def _parameters(sampling: Sampling, schema: Mapping[str, Any] | None, text: bool
         seed=sampling.seed,
         stop=list(sampling.stop),
         max_tokens=sampling.max_tokens,
-        logprobs=0,  # the chosen token's alone
+        logprobs=sampling.alternatives or 0,  # besides the chosen token's
         flat_logprobs=True,
         detokenize=text,
         output_kind=RequestOutputKind.CUMULATIVE if sampling.watch else RequestOutputKind.FINAL_ONLY,

@@ -195,7 +195,7 @@ class VllmEngine:
             self._tell(_reject, request.answer, why)
 
     def _generation(self, request: _Request, output: RequestOutput) -> Generation:
-        answers = completions(output, request.prompt.prefill)
+        answers = completions(output, request.prompt.prefill, request.sampling.alternatives is not None)
         return Generation(
             answers * (request.sampling.n // len(answers)),
             len(request.ids),

@@ -8,10 +8,11 @@ the fields (``openai_schema``, ``openai_reply``), bytes (``asgi``), the socket (
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -23,12 +24,13 @@ from actors.chat import ChatRequest
 from orchestrator import openai_reply as reply
 from orchestrator.asgi import EVENTS, TOO_LARGE, Call, ClientGone, Receive, Reply, Send
 from orchestrator.json_body import read_json
-from orchestrator.openai_schema import ChatBody, read_body, to_request
-from policies.errors import BadRequest, EngineError, NetGPTError
+from orchestrator.openai_schema import ChatBody, choices, read_body, to_request
+from policies.errors import BadRequest, EngineError, NetGPTError, Refused
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2  # the breaker's and the link probe's own pace: sooner would only be refused again
+TIMED_OUT = 504
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
@@ -103,7 +105,8 @@ class Surface:
         data = read_json(await call.body(self._options.body_limit_bytes))
         body = read_body(data)
         self._check_model(body.model)
-        return self._reply(await self._answer(call, to_request(body, data, self._new_id())), body)
+        asked = choices(to_request(body, data, self._new_id()), body.n or 1)
+        return self._reply(await self._answers(call, asked), body)
 
     async def _models(self, _: Call) -> Reply:
         """The one model."""
@@ -125,22 +128,34 @@ class Surface:
     def _new_id(self) -> str:
         return f"{self._random.getrandbits(128):032x}"
 
-    async def _answer(self, call: Call, chat: ChatRequest) -> Answer:
+    async def _answers(self, call: Call, asked: Sequence[ChatRequest]) -> Sequence[Answer]:
         if self._in_flight >= self._options.max_in_flight:
             raise EngineError(f"{self._in_flight} requests are in flight already")
-        self._in_flight += 1
+        self._in_flight += len(asked)
         try:
-            return await call.unless_gone(self._node.answer(chat))
+            return await call.unless_gone(_all(self._node, asked))
         finally:
-            self._in_flight -= 1
+            self._in_flight -= len(asked)
 
-    def _reply(self, answer: Answer, body: ChatBody) -> Reply:
-        served, created, headers = self._options.served_model, int(time.time()), reply.headers(answer)
+    def _reply(self, answers: Sequence[Answer], body: ChatBody) -> Reply:
+        served, created, headers = self._options.served_model, int(time.time()), reply.headers(answers[0])
         if not body.stream:
-            return _json(reply.completion(answer, served, created), headers=headers)
+            return _json(reply.completion(answers, served, created), headers=headers)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        events = b"".join(reply.chunks(answer, served, created, include_usage))
+        events = b"".join(reply.chunks(answers, served, created, include_usage))
         return Reply(events, headers=headers, media_type=EVENTS)
+
+
+async def _all(node: Node, asked: Sequence[ChatRequest]) -> Sequence[Answer]:
+    """Every answer, or the first failure."""
+    if len(asked) == 1:
+        return [await node.answer(asked[0])]
+    answering = [asyncio.create_task(node.answer(request)) for request in asked]
+    try:
+        return await asyncio.gather(*answering)
+    finally:
+        for one in answering:
+            one.cancel()
 
 
 async def _wrong_method(allowed: str, call: Call) -> Reply:
@@ -159,6 +174,8 @@ def _refusal(why: NetGPTError) -> Reply:
         headers = {"connection": "close"} if why.status == TOO_LARGE else None
         return _json(reply.error(why, why.status), why.status, headers)
     if isinstance(why, EngineError):
+        if isinstance(why, Refused) and why.status == TIMED_OUT:
+            return _json(reply.error(why, TIMED_OUT), TIMED_OUT)
         return _json(reply.error(why, 503), 503, {"retry-after": str(RETRY_AFTER_S)})
     logger.error("a request failed: %s", why)
     return _json(reply.error(why, 500), 500)

@@ -6,7 +6,7 @@ and why. Pure functions; ``orchestrator.http`` sends what they return.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -16,6 +16,8 @@ from policies.errors import BadRequest, NetGPTError
 from policies.toolcalls import compact
 
 Json = dict[str, Any]
+CODES = {503: "service_unavailable", 504: "deadline_exceeded"}
+LEAST_LOGPROB = -9999.0  # what OpenAI writes for impossible; JSON has no infinity
 
 
 def headers(answer: Answer) -> dict[str, str]:
@@ -29,32 +31,23 @@ def headers(answer: Answer) -> dict[str, str]:
     }
 
 
-def completion(answer: Answer, model: str, created: int) -> Json:
-    """The ``chat.completion`` object."""
-    message: Json = {"role": "assistant", "content": _content(answer), "refusal": None}
-    if answer.served.parsed.calls:
-        message["tool_calls"] = _tool_calls(answer)
-    choice = {"index": 0, "message": message, "finish_reason": _finish_reason(answer), "logprobs": None}
-    return {**_head(answer, model, created, "chat.completion"), "choices": [choice], **_tail(answer)}
+def completion(answers: Sequence[Answer], model: str, created: int) -> Json:
+    """The ``chat.completion`` object; one choice an answer, ``usage`` is theirs together."""
+    choices = [_choice(index, answer, len(answers)) for index, answer in enumerate(answers)]
+    return {**_head(answers[0], model, created, "chat.completion"), "choices": choices, **_tail(answers)}
 
 
-def chunks(answer: Answer, model: str, created: int, include_usage: bool) -> Iterator[bytes]:
+def chunks(answers: Sequence[Answer], model: str, created: int, include_usage: bool) -> Iterator[bytes]:
     """The same as server-sent events; ``netgpt`` comes with the chunk that ends the choice."""
-    head = _head(answer, model, created, "chat.completion.chunk")
+    head = _head(answers[0], model, created, "chat.completion.chunk")
     usage: Json = {"usage": None} if include_usage else {}
-
-    def event(delta: Json, finish: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return _event({**head, "choices": [choice], **usage, **more})
-
-    yield event({"role": "assistant", "content": "" if _content(answer) is not None else None})
-    if content := _content(answer):
-        yield event({"content": content})
-    for index, call in enumerate(_tool_calls(answer)):
-        yield event({"tool_calls": [{"index": index, **call}]})
-    yield event({}, _finish_reason(answer), netgpt=netgpt(answer))
+    for index, answer in enumerate(answers):
+        for delta, more in _deltas(answer):
+            choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None, **more}
+            told = {"netgpt": netgpt(answer)} if choice["finish_reason"] else {}
+            yield _event({**head, "choices": [choice], **usage, **told})
     if include_usage:
-        yield _event({**head, "choices": [], **_tail(answer)})
+        yield _event({**head, "choices": [], **_tail(answers)})
     yield b"data: [DONE]\n\n"
 
 
@@ -82,7 +75,7 @@ def error(why: NetGPTError, status: int) -> Json:
     """The error object."""
     if isinstance(why, BadRequest):
         return error_body(why.message, "invalid_request_error", why.field, why.code)
-    return error_body(str(why), "server_error", None, "service_unavailable" if status == 503 else "internal_error")
+    return error_body(str(why), "server_error", None, CODES.get(status, "internal_error"))
 
 
 def error_body(message: str, kind: str, param: str | None, code: str | None) -> Json:
@@ -108,14 +101,49 @@ def _head(answer: Answer, model: str, created: int, kind: str) -> Json:
     }
 
 
-def _tail(answer: Answer) -> Json:
-    served = answer.served
-    usage = {
-        "prompt_tokens": served.prompt_tokens,
-        "completion_tokens": served.tokens,
-        "total_tokens": served.prompt_tokens + served.tokens,
+def _tail(answers: Sequence[Answer]) -> Json:
+    prompt, tokens = answers[0].served.prompt_tokens, sum(answer.served.tokens for answer in answers)
+    usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+    return {"usage": usage, "netgpt": netgpt(answers[0])}
+
+
+def _choice(index: int, answer: Answer, of: int) -> Json:
+    message: Json = {"role": "assistant", "content": _content(answer), "refusal": None}
+    if answer.served.parsed.calls:
+        message["tool_calls"] = _tool_calls(answer)
+    choice = {
+        "index": index,
+        "message": message,
+        "finish_reason": _finish_reason(answer),
+        "logprobs": _logprobs(answer),
     }
-    return {"usage": usage, "netgpt": netgpt(answer)}
+    return choice if of == 1 else {**choice, "netgpt": netgpt(answer)}
+
+
+def _deltas(answer: Answer) -> Iterator[tuple[Json, Json]]:
+    """What a choice grows by, and what else its chunk says."""
+    content, logprobs = _content(answer), _logprobs(answer)
+    yield {"role": "assistant", "content": "" if content is not None else None}, {}
+    if content:
+        yield {"content": content}, {"logprobs": logprobs}
+    for number, call in enumerate(_tool_calls(answer)):
+        yield {"tool_calls": [{"index": number, **call}]}, {}
+    yield {}, {"finish_reason": _finish_reason(answer), "logprobs": None if content else logprobs}
+
+
+def _logprobs(answer: Answer) -> Json | None:
+    """Every token the model wrote, those of its tool calls too, where the client asked for them."""
+    if answer.request.sampling.alternatives is None:
+        return None
+    tokens = [
+        {**_token(token.text, token.logprob), "top_logprobs": [_token(text, logprob) for text, logprob in token.top]}
+        for token in answer.served.named
+    ]
+    return {"content": tokens, "refusal": None}
+
+
+def _token(text: str, logprob: float) -> Json:
+    return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(text.encode())}
 
 
 def _content(answer: Answer) -> str | None:

@@ -8,25 +8,30 @@ refusal is one ``BadRequest`` with the JSON path of the field.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from actors.chat import DEFAULT_MAX_TOKENS, ChatRequest
+from actors.controls import Controls
 from actors.engine import Sampling
 from orchestrator.json_body import read_json
 from policies.errors import BadRequest
 from policies.json_schema import schema_problem
+from policies.types import Route
 
 MAX_TOOLS = 128  # as OpenAI
 MAX_TOKENS = 1 << 20
+MAX_CHOICES = 16  # each is decided and logged as a request of its own
+MAX_ALTERNATIVES = 20  # as OpenAI
 # Fields that do not change an answer.
 IGNORED = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
 )
 # Fields that would change an answer and are not supported; null, false, 0 and empty are harmless.
 EMPTY_ONLY = frozenset(
-    {"frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "functions", "function_call"}
+    {"frequency_penalty", "presence_penalty", "logit_bias", "functions", "function_call"}
     | {"audio", "prediction", "web_search_options", "reasoning_effort", "verbosity"}
 )
 # What an assistant message of an earlier answer may carry besides content and calls; dropped when empty.
@@ -154,6 +159,15 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
+class NetGPTControls(Strict):
+    """What a client may say about the way of its request; ``extra_body={"netgpt": {...}}`` in the ``openai`` client."""
+
+    route: Literal["auto", "edge", "cloud"] = "auto"
+    max_cost_usd: float | None = Field(default=None, ge=0)
+    deadline_ms: float | None = Field(default=None, gt=0)
+    private: bool = False
+
+
 class ChatBody(Strict):
     """The body of ``POST /v1/chat/completions``."""
 
@@ -169,10 +183,13 @@ class ChatBody(Strict):
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stop | None = None
-    n: Literal[1] | None = None
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
     modalities: list[Literal["text"]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    netgpt: NetGPTControls = NetGPTControls()
 
 
 def read_body(data: Mapping[str, Any]) -> ChatBody:
@@ -189,7 +206,7 @@ def read_body(data: Mapping[str, Any]) -> ChatBody:
         body = ChatBody.model_validate(_without_history(known))
     except ValidationError as why:
         raise _first(why) from None
-    for rule in (_check_messages, _check_tools, _check_choice, _check_format):
+    for rule in (_check_messages, _check_tools, _check_choice, _check_format, _check_controls):
         rule(body)
     return body
 
@@ -205,7 +222,24 @@ def to_request(body: ChatBody, data: Mapping[str, Any], request_id: str) -> Chat
         response_schema=_response_schema(body.response_format),
         parallel=body.parallel_tool_calls is not False,
         request_id=request_id,
+        controls=_controls(body.netgpt),
     )
+
+
+def choices(request: ChatRequest, count: int) -> list[ChatRequest]:
+    """``request`` as ``count`` requests, alike but for their names and seeds."""
+    seed = request.sampling.seed
+    return [request, *(_again(request, n, None if seed is None else seed + n) for n in range(1, count))]
+
+
+def _again(request: ChatRequest, number: int, seed: int | None) -> ChatRequest:
+    return replace(request, request_id=f"{request.request_id}-{number}", sampling=replace(request.sampling, seed=seed))
+
+
+def _controls(asked: NetGPTControls) -> Controls:
+    route = None if asked.route == "auto" else Route(asked.route)
+    deadline_s = None if asked.deadline_ms is None else asked.deadline_ms / 1e3
+    return Controls(route, asked.max_cost_usd, deadline_s, asked.private)
 
 
 def _sampling(body: ChatBody) -> Sampling:
@@ -215,6 +249,7 @@ def _sampling(body: ChatBody) -> Sampling:
         top_p=body.top_p if body.top_p is not None else 1.0,
         seed=body.seed,
         stop=tuple([body.stop] if isinstance(body.stop, str) else body.stop or ()),
+        alternatives=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
 
@@ -285,13 +320,18 @@ def _check_format(body: ChatBody) -> None:
         raise BadRequest(f"not a usable JSON schema: {why}", "response_format.json_schema.schema")
 
 
+def _check_controls(body: ChatBody) -> None:
+    if body.top_logprobs and not body.logprobs:
+        raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
+    if body.netgpt.private and body.netgpt.route == "cloud":
+        raise BadRequest("a private request does not leave the edge: route may be edge or auto", "netgpt.route")
+
+
 def _first(why: ValidationError) -> BadRequest:
     error = why.errors(include_url=False, include_input=False)[0]
     field = field_path(error["loc"])
     if error["type"] == "extra_forbidden":
         return BadRequest(f"{field} is not supported", field, "unsupported_parameter")
-    if field == "n":
-        return BadRequest("only n = 1 is supported", field, "unsupported_value")
     return BadRequest(f"{field}: {error['msg']}", field)
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 BASELINE = 4000  # newest requests of the old weights: more are of other days' traffic, fewer hide a loss of ten points
 HEAVIEST = 50.0  # requests one label may stand for; rarer audits tell nothing within a day
-_CUT = (str(Reason.DRAFT_SKIPPED), str(Reason.DRAFT_ABANDONED))
+_CUT = (str(Reason.DRAFT_SKIPPED), str(Reason.DRAFT_ABANDONED), str(Reason.CLOUD_ASKED))
 COLUMNS = (
     "site",
     "time_us",

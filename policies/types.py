@@ -30,6 +30,10 @@ class Reason(StrEnum):
     LINK_DOWN = "link_down"
     CLOUD_FAILED = "cloud_failed"
     CAP_REACHED = "cap_reached"
+    EDGE_ASKED = "edge_asked"
+    CLOUD_ASKED = "cloud_asked"
+    TOO_DEAR = "too_dear"
+    TOO_LATE = "too_late"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from actors.chat import ChatRequest
 from actors.edge_node import EdgeNode, NodeOptions
 from actors.engine import Completion, Engine, Generation, LoadReport, Prompt, Sampling
+from actors.limits import Limits
 from actors.log_record import OffloadRecord
 from actors.scorer import Scorer
 from actors.site_rules import Scorers, SiteRules
@@ -161,6 +162,7 @@ class NodeKit:
         options: NodeOptions | None = None,
         edge_only: bool = False,
         verify: Callable[[Path, str], None] = lambda path, sha256: None,
+        limits: Limits | None = None,
     ) -> None:
         self.edge = edge or FakeEngine()
         self.cloud = cloud or FakeEngine(SOUTH, version="cloud-1")
@@ -176,6 +178,7 @@ class NodeKit:
             link=self.link,
             log=self.log,
             verify=verify,
+            limits=limits,
             options=options or NodeOptions(audit_rate=0.0),
             rng=random.Random(0),
         )

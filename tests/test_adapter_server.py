@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -133,6 +134,12 @@ async def test_each_site_answers_as_its_own_merged_model_would(
         assert answer.logprobs == pytest.approx(wanted.logprobs, abs=1e-2)
         assert (generation.version, generation.prompt_tokens) == (name, reference.prompt_tokens)
     assert len({generation.completions[0].text for generation in found.values()}) == 3
+
+
+async def test_tokens_are_named_with_their_alternatives(sites: dict[str, AdapterServer]) -> None:
+    answer = (await sites["north"].generate(ASK, replace(GREEDY, alternatives=2))).completions[0]
+    assert tuple(token.logprob for token in answer.named) == answer.logprobs
+    assert all(token.top[0][1] == pytest.approx(token.logprob) for token in answer.named)  # greedy
 
 
 async def test_a_grammar_holds_for_what_follows_the_prefill(sites: dict[str, AdapterServer]) -> None:

@@ -53,6 +53,33 @@ async def test_both_engines_give_the_same_greedy_answer(vllm: VllmEngine, huggin
     assert ours.completions[0].tokens == theirs.completions[0].tokens == len(ours.completions[0].logprobs)
 
 
+async def test_tokens_are_named_with_their_alternatives_where_that_is_asked_for(
+    vllm: VllmEngine, hugging: TransformersEngine
+) -> None:
+    assert (await vllm.generate(ASK, GREEDY)).completions[0].named == ()
+    asked = replace(GREEDY, alternatives=3)
+    ours, theirs = [(await engine.generate(ASK, asked)).completions[0] for engine in (vllm, hugging)]
+    for answer in (ours, theirs):
+        assert tuple(token.logprob for token in answer.named) == answer.logprobs
+        assert all(
+            [lp for _, lp in token.top] == sorted((lp for _, lp in token.top), reverse=True) for token in answer.named
+        )
+        assert all(token.top[0] == (token.text, pytest.approx(token.logprob)) for token in answer.named)  # greedy
+        assert {len(token.top) for token in answer.named} == {3}
+    pairs = [(one.text, other.text) for one, other in zip(ours.named, theirs.named, strict=True)]
+    readable = [pair for pair in pairs if all(pair)]  # a token that is half a character has no text of its own
+    assert readable and all(one == other for one, other in readable)
+    bare = (await vllm.generate(ASK, replace(GREEDY, alternatives=0))).completions[0]
+    assert [token.text for token in bare.named] == [token.text for token in ours.named]
+    assert {token.top for token in bare.named} == {()}
+
+
+async def test_a_watch_sees_the_chosen_tokens_whatever_alternatives_are_named(engine: Engine) -> None:
+    watch = Patient()
+    completion = (await engine.generate(ASK, replace(GREEDY, alternatives=2, watch=watch))).completions[0]
+    assert watch.seen == pytest.approx(list(completion.logprobs[: len(watch.seen)]))
+
+
 async def test_log_probabilities_do_not_depend_on_temperature(engine: Engine) -> None:
     hot = await engine.generate(ASK, Sampling(max_tokens=1, temperature=2.0, n=64, seed=1))
     cool = await engine.generate(ASK, Sampling(max_tokens=1, temperature=0.5, n=64, seed=2))

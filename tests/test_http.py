@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ import uvicorn
 from edge_fakes import ALARM, DOWN, MOVE, NORTH, SOUTH, UNSURE, FakeEngine, NodeKit, until
 from openai import AsyncOpenAI, OpenAI
 
-from actors.engine import Completion
+from actors.engine import Completion, Token
 from orchestrator.http import Surface, SurfaceOptions
 from orchestrator.site import HostedServer
 from policies.errors import ContextTooLong, Unreachable
@@ -172,6 +173,81 @@ async def test_a_site_that_is_not_ready_says_so() -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_every_choice_is_decided_and_logged_by_itself(site: Site) -> None:
+    texts = iter([NORTH, "No.", SOUTH])
+    site.kit.edge.reply = lambda prompt: next(texts)
+    async with AsyncOpenAI(base_url=f"{site.url}/v1", api_key="none") as client:
+        answer = await client.chat.completions.create(**body(n=3, seed=5))
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert [choice.finish_reason for choice in answer.choices] == ["tool_calls", "stop", "tool_calls"]
+    assert [sampling.seed for _, sampling in site.kit.edge.asked] == [5, 6, 7]
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (100, 24)
+    assert len({record.request_id for record in site.kit.log.records}) == 3
+    assert all((choice.model_extra or {})["netgpt"]["route"] == "edge" for choice in answer.choices)
+
+
+async def test_a_stream_carries_every_choice(site: Site) -> None:
+    client = AsyncOpenAI(base_url=f"{site.url}/v1", api_key="none")
+    async with client, client.chat.completions.stream(**body(n=2)) as stream:
+        final = await stream.get_final_completion()
+    assert [len(choice.message.tool_calls or []) for choice in final.choices] == [1, 1]
+
+
+async def test_one_choice_that_fails_cancels_the_others() -> None:
+    kit = NodeKit(FakeEngine("<tool_call>"), FakeEngine(Unreachable("no answer")))
+    async with serving(kit) as site:
+        assert (await site.post(body(n=3))).status_code == 503
+        kit.edge.reply = NORTH
+        assert (await site.post(body())).status_code == 200
+
+
+async def test_log_probabilities_come_token_by_token_with_their_alternatives(site: Site) -> None:
+    named = (Token("No", -0.5, (("No", -0.5), ("Yes", -1.0))), Token("\u00e9", -math.inf, ()))
+    site.kit.edge.reply = lambda prompt: Completion("No\u00e9", (-0.5, -9.0), "stop", 2, named)
+    async with AsyncOpenAI(base_url=f"{site.url}/v1", api_key="none") as client:
+        asked = body(tools=[], logprobs=True, top_logprobs=2)
+        whole = await client.chat.completions.create(**asked)
+        async with client.chat.completions.stream(**asked) as stream:
+            streamed = await stream.get_final_completion()
+    assert site.kit.edge.asked[0][1].alternatives == 2
+    for answer in (whole, streamed):
+        told = answer.choices[0].logprobs
+        assert told is not None and told.content is not None
+        first, second = told.content
+        assert (first.token, first.logprob, first.bytes) == ("No", -0.5, [78, 111])
+        assert [(other.token, other.logprob) for other in first.top_logprobs] == [("No", -0.5), ("Yes", -1.0)]
+        assert (second.bytes, second.logprob) == ([0xC3, 0xA9], -9999.0)
+
+
+async def test_without_being_asked_for_log_probabilities_are_null(surface: Site) -> None:
+    assert (await surface.post(body())).json()["choices"][0]["logprobs"] is None
+    assert surface.kit.edge.asked[0][1].alternatives is None
+
+
+async def test_a_client_may_say_who_answers_and_within_what(site: Site) -> None:
+    async with AsyncOpenAI(base_url=f"{site.url}/v1", api_key="none") as client:
+
+        async def told(**netgpt: Any) -> dict[str, Any]:
+            answer = await client.chat.completions.create(**body(), extra_body={"netgpt": netgpt})
+            return dict((answer.model_extra or {})["netgpt"])
+
+        assert (await told(route="cloud"))["reason"] == "cloud_asked"
+        assert (await told(route="edge"))["reason"] == "edge_asked"
+        assert (await told(private=True))["route"] == "edge"
+        site.kit.edge.logprobs = UNSURE
+        assert (await told(max_cost_usd=0.0))["reason"] == "too_dear"
+        assert (await told(deadline_ms=50))["reason"] == "too_late"
+        assert (await told())["route"] == "cloud"
+
+
+async def test_a_deadline_that_passes_is_504(site: Site) -> None:
+    site.kit.edge.gate = asyncio.Event()
+    reply = await site.post(body(netgpt={"deadline_ms": 50}))
+    assert (reply.status_code, error_of(reply)["code"]) == (504, "deadline_exceeded")
+    assert site.kit.edge.cancelled == 1
+
+
 async def test_a_degraded_answer_says_so() -> None:
     async with serving(NodeKit(FakeEngine(logprobs=UNSURE), link=DOWN)) as site:
         told = (await site.post(body())).json()["netgpt"]
@@ -262,7 +338,7 @@ WRONG = [
     ({"tool_choice": "required", "tools": []}, "tool_choice"),
     ({"tool_choice": {"type": "function", "function": {"name": "fly"}}}, "tool_choice.function.name"),
     ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
-    ({"n": 2}, "n"),
+    ({"n": 17}, "n"),
     ({"n": 0}, "n"),
     ({"temperature": -1}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
@@ -275,7 +351,15 @@ WRONG = [
     ({"stop": 3}, "stop"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": {"x": 1}}, "stream_options.x"),
-    ({"logprobs": True}, "logprobs"),
+    ({"logprobs": 5}, "logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"netgpt": {"route": "moon"}}, "netgpt.route"),
+    ({"netgpt": {"route": "cloud", "private": True}}, "netgpt.route"),
+    ({"netgpt": {"deadline_ms": 0}}, "netgpt.deadline_ms"),
+    ({"netgpt": {"max_cost_usd": -1}}, "netgpt.max_cost_usd"),
+    ({"netgpt": {"shoe": 1}}, "netgpt.shoe"),
+    ({"netgpt": None}, "netgpt"),
     ({"logit_bias": {"5": 1}}, "logit_bias"),
     ({"frequency_penalty": 0.5}, "frequency_penalty"),
     ({"functions": [{}]}, "functions"),

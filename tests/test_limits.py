@@ -38,9 +38,7 @@ def limited(clock: Clock | None = None, **fields: Any) -> Limits:
 
 
 def kit_with(limits: Limits, edge: FakeEngine | None = None, audit_rate: float = 0.0, **fields: Any) -> NodeKit:
-    kit = NodeKit(edge, options=NodeOptions(audit_rate=audit_rate), **fields)
-    kit.node.limits = limits
-    return kit
+    return NodeKit(edge, options=NodeOptions(audit_rate=audit_rate), limits=limits, **fields)
 
 
 async def test_a_cap_is_never_exceeded_and_drafts_are_served_instead() -> None:

@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from actors.build import build_cloud_leg
-from actors.engine import Prompt, Sampling
+from actors.engine import Prompt, Sampling, Token
 from actors.engine_settings import RemoteSettings
 from actors.remote_engine import RemoteEngine
 from policies.breaker import BreakerPolicy
@@ -145,6 +145,16 @@ async def test_log_probabilities_and_schema_are_asked_for_and_read(cloud: Cloud)
     assert asked["response_format"]["json_schema"]["schema"] == {"type": "object"}
     assert (asked["logprobs"], asked["reasoning_effort"]) == (True, "low")
     assert "top_p" not in asked and "tool_choice" not in asked and cloud.keys == [""]
+
+
+async def test_tokens_are_named_where_that_is_asked_for(cloud: Cloud, remote: RemoteEngine) -> None:
+    content = [{"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "a", "logprob": -0.5}]}]
+    cloud.answer = lambda body: completion("a", logprobs={"content": content})
+    answer = (await remote.generate(ASK, Sampling(alternatives=1))).completions[0]
+    assert answer.named == (Token("a", -0.5, (("a", -0.5),)),)
+    assert (cloud.asked[0]["logprobs"], cloud.asked[0]["top_logprobs"]) == (True, 1)
+    await remote.generate(ASK, Sampling(alternatives=0))
+    assert cloud.asked[1]["logprobs"] is True and "top_logprobs" not in cloud.asked[1]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from policies.score import FloatArray
 from policies.toolcalls import parse, same_answer
 from policies.types import LinkState, Prices, Reason, Route, RoutingState
 
+UNFINISHED = [Reason.DRAFT_SKIPPED.value, Reason.DRAFT_ABANDONED.value, Reason.CLOUD_ASKED.value]
 STEPS_PER_DECADE = 3  # 1, 2, 5, 10: fine enough to tell links apart, coarse enough to fill a bucket
 BUCKETS = "RTT and uplink to the nearest of 1, 2, 5, 10, ...; each price list by itself"
 
@@ -77,7 +78,7 @@ def read(root: Path) -> Reading:
 def amounts(table: pa.Table) -> FloatArray:
     """``policies.cost.amounts`` of every record, [n, 6]: as its draft tells them, or its call if that was cut off."""
     estimate = _drafted(table)
-    cut = _mask(pc.is_in(table["reason"], pa.array([Reason.DRAFT_SKIPPED.value, Reason.DRAFT_ABANDONED.value])))
+    cut = _mask(pc.is_in(table["reason"], pa.array(UNFINISHED)))
     return np.where(cut[:, None], _measured(table, estimate), estimate)
 
 
