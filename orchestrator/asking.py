@@ -10,12 +10,14 @@ from typing import Any
 import openai
 
 from orchestrator import run_file
-from orchestrator.client import NetGPT
+from orchestrator.client import Controls, NetGPT
 from orchestrator.config import Config
 from policies.errors import BadConfig, NetGPTError
 
 
-def ask(config: Config, text: str, url: str | None, tools: Path | None) -> Iterator[str]:
+def ask(
+    config: Config, text: str, url: str | None, tools: Path | None, controls: Controls | None = None
+) -> Iterator[str]:
     """Lines with the answer and who gave it.
 
     Raises:
@@ -26,7 +28,7 @@ def ask(config: Config, text: str, url: str | None, tools: Path | None) -> Itera
     offered = _tools(tools) if tools else []
     with NetGPT(endpoint, model=config.site.served_model) as site:
         try:
-            answer = site.ask(text, offered)
+            answer = site.ask(text, offered, controls)
         except openai.APIStatusError as why:
             raise NetGPTError(f"{endpoint} answered {why.status_code}: {_message(why)}") from None
         except (openai.APIError, ValueError) as why:

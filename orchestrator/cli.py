@@ -57,6 +57,14 @@ class ScorerKind(StrEnum):
     ENSEMBLE = "ensemble"
 
 
+class AskedRoute(StrEnum):
+    """Whom ``ask`` can name."""
+
+    AUTO = "auto"
+    EDGE = "edge"
+    CLOUD = "cloud"
+
+
 class Method(StrEnum):
     """How."""
 
@@ -117,11 +125,15 @@ def ask(
         str | None, typer.Option("--url", help="Endpoint of a site, up to /v1; none: the running one.")
     ] = None,
     tools: Annotated[Path | None, typer.Option("--tools", help="JSON file with a list of OpenAI tools.")] = None,
+    route: Annotated[AskedRoute, typer.Option("--route", help="Who has to answer.")] = AskedRoute.AUTO,
+    private: Annotated[
+        bool, typer.Option("--private", help="The question stays at the edge, and no record of it is kept.")
+    ] = False,
 ) -> None:
     """Ask the running site and show the answer and its route."""
     from orchestrator.asking import ask as lines
 
-    _lines(lines(_config(config), text, url, tools))
+    _lines(lines(_config(config), text, url, tools, {"route": route.value, "private": private}))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, TypedDict, cast
 
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion
@@ -20,6 +20,20 @@ BASE_URL = "http://127.0.0.1:8000/v1"
 MODEL = "netgpt"
 TIMEOUT_S = 60.0
 NO_KEY = "none"  # a site asks for no key, but the openai client insists on one
+
+
+class Controls(TypedDict, total=False):
+    """What one request may say about its way.
+
+    ``route``: who has to answer (``auto`` leaves it to the site); ``max_cost_usd``: what the cloud may cost at most;
+    ``deadline_ms``: from the request's arrival to its answer; ``private``: it does not leave the edge, and the site
+    keeps no record of it.
+    """
+
+    route: Literal["auto", "edge", "cloud"]
+    max_cost_usd: float
+    deadline_ms: float
+    private: bool
 
 
 class Record(BaseModel):
@@ -146,6 +160,7 @@ class NetGPT:
         self,
         messages: str | Iterable[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] = (),
+        controls: Controls | None = None,
         **options: Any,
     ) -> RoutedAnswer:
         """Ask one question.
@@ -153,13 +168,15 @@ class NetGPT:
         Args:
             messages: OpenAI messages, or a user's text.
             tools: OpenAI tools on offer.
+            controls: who answers, for how much, by when; by default the site decides.
             options: any other field of a chat completion (``temperature``, ``tool_choice``, ...), not ``stream``.
 
         Raises:
             openai.APIError: as the ``openai`` client raises them (``BadRequestError``, ``APIConnectionError``, ...).
             ValueError: the endpoint is not a NetGPT site.
         """
-        return _routed(self.openai.chat.completions.create(**_fields(self.model, messages, tools, options)))
+        fields = _fields(self.model, messages, tools, controls, options)
+        return _routed(self.openai.chat.completions.create(**fields))
 
     def close(self) -> None:
         """Close the connections."""
@@ -191,10 +208,12 @@ class AsyncNetGPT:
         self,
         messages: str | Iterable[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] = (),
+        controls: Controls | None = None,
         **options: Any,
     ) -> RoutedAnswer:
         """See ``NetGPT.ask``."""
-        return _routed(await self.openai.chat.completions.create(**_fields(self.model, messages, tools, options)))
+        fields = _fields(self.model, messages, tools, controls, options)
+        return _routed(await self.openai.chat.completions.create(**fields))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -211,13 +230,15 @@ def _fields(
     model: str,
     messages: str | Iterable[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]],
+    controls: Controls | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     if options.get("stream"):
         raise ValueError("stream: an answer with metadata comes whole; use .openai for a stream")
     asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
     offered = {"tools": list(tools)} if tools else {}
-    return {"model": model, "messages": asked, **offered, **options}
+    extra = {"extra_body": {**options.get("extra_body", {}), "netgpt": controls}} if controls else {}
+    return {"model": model, "messages": asked, **offered, **options, **extra}
 
 
 def _routed(completion: Any) -> RoutedAnswer:

@@ -47,6 +47,14 @@ async def test_the_sync_client_says_when_the_cloud_answered_and_what_it_cost() -
     assert cost_usd > 0
 
 
+async def test_a_request_says_how_it_wants_to_be_answered() -> None:
+    async with serving(NodeKit()) as site, AsyncNetGPT(f"{site.url}/v1") as client:
+        asked = await client.ask("move it", [MOVE], {"route": "cloud"}, extra_body={"user": "u"})
+        stayed = await client.ask("move it", [MOVE], {"private": True, "deadline_ms": 5000})
+    assert (asked.route, asked.info.reason) == ("cloud", "cloud_asked")
+    assert (stayed.route, stayed.info.reason) == ("edge", "edge_asked")
+
+
 async def test_errors_are_those_of_the_openai_client() -> None:
     async with serving(NodeKit()) as site, AsyncNetGPT(f"{site.url}/v1", model="other") as client:
         with pytest.raises(openai.NotFoundError, match="other"):
