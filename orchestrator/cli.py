@@ -1,4 +1,4 @@
-"""The ``netgpt`` command: demo, serve, status, ask, replay, train ..., models ....
+"""The ``netgpt`` command: demo, serve, status, ask, replay, train ..., models ..., keys ....
 
 Every command imports what it needs when it runs, so ``--help`` is instant. A mistake of the user's or a part that
 fails is one sentence on stderr and exit code 2, never a traceback.
@@ -33,6 +33,8 @@ train = typer.Typer(help="Fit what decides.", no_args_is_help=True)
 app.add_typer(train, name="train")
 models = typer.Typer(help="The versions of the edge model: what they are, and which one runs.", no_args_is_help=True)
 app.add_typer(models, name="models")
+keys = typer.Typer(help="API keys, for a site whose configuration asks for them (site.keys).", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 FAILED = 2
 OURS = ("orchestrator", "actors", "cluster", "policies")
@@ -254,6 +256,46 @@ def rollback(
     from orchestrator.control import send
 
     typer.echo(send(_config(config).control_file, "rollback", site))
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whom it is for.")],
+    sites: Annotated[list[str] | None, typer.Option("--site", help="A site that takes it; none: all.")] = None,
+    requests_per_minute: Annotated[float | None, typer.Option(help="More are refused until it has refilled.")] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="Of prompts and answers.")] = None,
+    usd_per_day: Annotated[float | None, typer.Option(help="Of the cloud; beyond it the edge answers.")] = None,
+    batch: Annotated[bool, typer.Option("--batch", help="Its requests wait until no others do.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Make a key and show it, this once."""
+    from orchestrator.keys import create as make
+
+    limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    priority = "batch" if batch else "interactive"
+    file = _config(config).keys_file
+    key, _ = make(file, name, sites=tuple(sites or ()), usd_per_day=usd_per_day, priority=priority, **limits)
+    typer.echo(key)
+    typer.echo(f"It stands nowhere else: {file} holds its hash.", err=True)
+
+
+@keys.command("list")
+def list_keys(config: ConfigFile = None) -> None:
+    """Show every key's id, name and limits."""
+    from orchestrator.keys import listed
+
+    _lines(listed(_config(config).keys_file))
+
+
+@keys.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As netgpt keys list shows it.")],
+    config: ConfigFile = None,
+) -> None:
+    """End a key; running sites refuse it within a second."""
+    from orchestrator.keys import revoke as end
+
+    typer.echo(f"{end(_config(config).keys_file, key_id).name} has no access any more")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ plain ``openai`` client is there as ``.openai``. Imports openai, httpx and pydan
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypedDict, cast
@@ -19,7 +20,8 @@ from pydantic import BaseModel, ConfigDict
 BASE_URL = "http://127.0.0.1:8000/v1"
 MODEL = "netgpt"
 TIMEOUT_S = 60.0
-NO_KEY = "none"  # a site asks for no key, but the openai client insists on one
+KEY_ENV = "NETGPT_API_KEY"
+NO_KEY = "none"  # a site that asks for none is content, and the openai client insists on one
 
 
 class Controls(TypedDict, total=False):
@@ -141,7 +143,7 @@ class NetGPT:
         model: the name it serves.
         timeout_s: longest wait for an answer.
         max_retries: further tries after a connection error, 429 or 5xx; a site's Retry-After is honoured.
-        api_key: sent as a bearer token, for a proxy that asks for one.
+        api_key: for a site that asks for one; by default what the environment variable NETGPT_API_KEY holds.
     """
 
     def __init__(
@@ -151,10 +153,10 @@ class NetGPT:
         model: str = MODEL,
         timeout_s: float = TIMEOUT_S,
         max_retries: int = 2,
-        api_key: str = NO_KEY,
+        api_key: str | None = None,
     ) -> None:
         self.model = model
-        self.openai = OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=max_retries)
+        self.openai = OpenAI(base_url=base_url, api_key=_key(api_key), timeout=timeout_s, max_retries=max_retries)
 
     def ask(
         self,
@@ -199,10 +201,10 @@ class AsyncNetGPT:
         model: str = MODEL,
         timeout_s: float = TIMEOUT_S,
         max_retries: int = 2,
-        api_key: str = NO_KEY,
+        api_key: str | None = None,
     ) -> None:
         self.model = model
-        self.openai = AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=max_retries)
+        self.openai = AsyncOpenAI(base_url=base_url, api_key=_key(api_key), timeout=timeout_s, max_retries=max_retries)
 
     async def ask(
         self,
@@ -224,6 +226,10 @@ class AsyncNetGPT:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _key(given: str | None) -> str:
+    return given or os.environ.get(KEY_ENV) or NO_KEY
 
 
 def _fields(

@@ -2,8 +2,9 @@
 
 ``load_config`` reads and checks a file; ``Config()`` is the embedded default. The settings of engines, log, store
 and learner are declared in ``actors.options``, those of Ray, cloud, link and telemetry in ``cluster.options``, those of
-the decision in ``policy_options``, the rest here. Every mistake becomes one ``BadConfig`` that names the file, the
-line, the key, the value and the fix. ``resolve_model`` turns ``bundled:edge`` into the packaged directory.
+the decision in ``policy_options``, those of a site in ``site_options``. Every mistake becomes one ``BadConfig`` that
+names the file, the line, the key, the value and the fix. ``resolve_model`` turns ``bundled:edge`` into the packaged
+directory.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
-from actors.options import EngineOptions, LearnerOptions, LogOptions, Options, StoreOptions
+from actors.options import LearnerOptions, LogOptions, Options, StoreOptions
 from cluster import traces
 from cluster.options import CloudOptions, LinkOptions, RayOptions, TelemetryOptions
 from orchestrator.policy_options import PolicyOptions
+from orchestrator.site_options import SiteOptions
 from orchestrator.yaml_file import Document, explain, read
 from policies.checks import MOST
 from policies.errors import BadConfig
@@ -30,34 +32,6 @@ BUNDLED = Path(__file__).parent / "bundled" / "models"
 # Ray appends a session directory of about 60 characters, and a Unix socket's path ends at 107.
 SOCKET_DIR_CHARS = 40
 LEAST_VALUE_USD = 1e-9  # what is divided by it stays within the range of a float
-
-
-class SiteOptions(Options):
-    """The edge site: its OpenAI endpoint and its engine."""
-
-    name: str = Field(default="local", pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")
-    """Name of the site in logs, metrics and Ray; lower-case letters, digits and dashes."""
-
-    host: str = "127.0.0.1"
-    """Address the endpoint listens on."""
-
-    port: int = Field(default=8000, ge=0, le=65535)
-    """TCP port of the endpoint; 0 picks a free one."""
-
-    served_model: str = "netgpt"
-    """Model name that clients send."""
-
-    engine: EngineOptions = EngineOptions()
-    """The edge model."""
-
-    audit_rate: float = Field(default=0.05, ge=0, le=1)
-    """Share of the answers served by the edge that the cloud also answers in the background, for the log."""
-
-    body_limit_bytes: int = Field(default=2 << 20, ge=1024)
-    """Largest request body; a larger one is answered 413."""
-
-    max_in_flight: int = Field(default=64, ge=1)
-    """Requests handled at once; more are answered 503 with Retry-After."""
 
 
 class Config(Options):
@@ -124,6 +98,11 @@ class Config(Options):
     def run_file(self) -> Path:
         """Where a running system says where it is (``netgpt status`` reads it)."""
         return (self.var / "run.json").absolute()
+
+    @property
+    def keys_file(self) -> Path:
+        """The API keys' hashes and limits (``netgpt keys`` writes it)."""
+        return (self.var / "keys.json").absolute()
 
     @property
     def control_file(self) -> Path:

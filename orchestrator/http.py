@@ -1,9 +1,10 @@
 """The OpenAI surface of one site: an ASGI app around an ``EdgeNode``.
 
 ``POST /v1/chat/completions``, ``GET /v1/models``, ``/healthz`` (the process runs), ``/readyz`` (it can answer).
-Bodies are read with a limit, requests in flight are bounded, a client that leaves cancels its request. Every error
-has OpenAI's shape; the caller's mistakes are 4xx and name the field. Not here: decisions (``actors.edge_node``),
-the fields (``openai_schema``, ``openai_reply``), bytes (``asgi``), the socket (``site``).
+Bodies are read with a limit, requests in flight and in line are bounded, a client that leaves cancels its request.
+Every error has OpenAI's shape; the caller's mistakes are 4xx and name the field. Not here: decisions
+(``actors.edge_node``), who may ask (``gatekeeper``, ``admission``), the fields (``openai_schema``, ``openai_reply``),
+bytes (``asgi``), the socket (``site``).
 """
 
 from __future__ import annotations
@@ -22,16 +23,26 @@ import orjson
 from actors.answer import Answer
 from actors.chat import ChatRequest
 from orchestrator import openai_reply as reply
+from orchestrator.admission import Admission, Priority
 from orchestrator.asgi import EVENTS, TOO_LARGE, Call, ClientGone, Receive, Reply, Send
+from orchestrator.gatekeeper import OpenDoor, Pass
 from orchestrator.json_body import read_json
 from orchestrator.openai_schema import ChatBody, choices, read_body, to_request
-from policies.errors import BadRequest, EngineError, NetGPTError, Refused
+from policies.errors import BadRequest, Busy, EngineError, NetGPTError, Refused
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2  # the breaker's and the link probe's own pace: sooner would only be refused again
-TIMED_OUT = 504
+TOO_MANY, TIMED_OUT = 429, 504
 Handler = Callable[[Call], Awaitable[Reply]]
+
+
+class Door(Protocol):
+    """Says who may come in; ``orchestrator.gatekeeper`` has two."""
+
+    def admit(self, authorization: bytes) -> Pass:
+        """The pass of whoever sent this header, or BadRequest."""
+        ...
 
 
 class Node(Protocol):
@@ -49,27 +60,35 @@ class SurfaceOptions:
     Args:
         served_model: the name clients send as ``model``.
         body_limit_bytes: a larger body is answered 413.
-        max_in_flight: requests at once; beyond it 503 with Retry-After, so a queue never grows unseen.
+        max_in_flight: requests at once.
+        max_waiting: requests that wait for one of these to end; beyond it 429 with Retry-After.
     """
 
     served_model: str = "netgpt"
     body_limit_bytes: int = 2 << 20
     max_in_flight: int = 64
+    max_waiting: int = 256
 
 
 class Surface:
-    """The app; it holds no state but the number of requests in flight.
+    """The app.
 
     Args:
         node: what answers.
         ready: says whether ``/readyz`` answers 200.
+        door: who may ask.
     """
 
     def __init__(
-        self, node: Node, options: SurfaceOptions | None = None, ready: Callable[[], bool] = lambda: True
+        self,
+        node: Node,
+        options: SurfaceOptions | None = None,
+        ready: Callable[[], bool] = lambda: True,
+        door: Door | None = None,
     ) -> None:
         self._node, self._options, self._ready = node, options or SurfaceOptions(), ready
-        self._in_flight = 0
+        self._door = door or OpenDoor()
+        self._admission = Admission(self._options.max_in_flight, self._options.max_waiting)
         self._started = int(time.time())
         self._random = random.Random()
         self._routes: dict[str, tuple[str, Handler]] = {
@@ -78,6 +97,10 @@ class Surface:
             "/healthz": ("GET", self._healthz),
             "/readyz": ("GET", self._readyz),
         }
+
+    def gauges(self) -> dict[str, float]:
+        """Requests inside, in line and turned away."""
+        return self._admission.gauges()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request, whatever it is."""
@@ -102,14 +125,22 @@ class Surface:
 
     async def _chat(self, call: Call) -> Reply:
         """Read, answer, write."""
+        let_in = self._door.admit(call.header(b"authorization"))
         data = read_json(await call.body(self._options.body_limit_bytes))
         body = read_body(data)
         self._check_model(body.model)
-        asked = choices(to_request(body, data, self._new_id()), body.n or 1)
-        return self._reply(await self._answers(call, asked), body)
+        asked = choices(let_in.within(to_request(body, data, self._new_id())), body.n or 1)
+        taken = let_in.take(asked)
+        answers: tuple[Answer, ...] = ()
+        try:
+            answers = await call.unless_gone(self._in_turn(asked, let_in.priority))
+        finally:
+            let_in.settle(taken, answers)
+        return self._reply(answers, body)
 
-    async def _models(self, _: Call) -> Reply:
+    async def _models(self, call: Call) -> Reply:
         """The one model."""
+        self._door.admit(call.header(b"authorization"))
         return _json(reply.models(self._options.served_model, self._started))
 
     async def _healthz(self, _: Call) -> Reply:
@@ -128,14 +159,13 @@ class Surface:
     def _new_id(self) -> str:
         return f"{self._random.getrandbits(128):032x}"
 
-    async def _answers(self, call: Call, asked: Sequence[ChatRequest]) -> Sequence[Answer]:
-        if self._in_flight >= self._options.max_in_flight:
-            raise EngineError(f"{self._in_flight} requests are in flight already")
-        self._in_flight += len(asked)
+    async def _in_turn(self, asked: Sequence[ChatRequest], priority: Priority) -> tuple[Answer, ...]:
+        await self._admission.enter(priority)
+        began = time.perf_counter()
         try:
-            return await call.unless_gone(_all(self._node, asked))
+            return await _all(self._node, asked)
         finally:
-            self._in_flight -= len(asked)
+            self._admission.leave(time.perf_counter() - began)
 
     def _reply(self, answers: Sequence[Answer], body: ChatBody) -> Reply:
         served, created, headers = self._options.served_model, int(time.time()), reply.headers(answers[0])
@@ -146,13 +176,13 @@ class Surface:
         return Reply(events, headers=headers, media_type=EVENTS)
 
 
-async def _all(node: Node, asked: Sequence[ChatRequest]) -> Sequence[Answer]:
+async def _all(node: Node, asked: Sequence[ChatRequest]) -> tuple[Answer, ...]:
     """Every answer, or the first failure."""
     if len(asked) == 1:
-        return [await node.answer(asked[0])]
+        return (await node.answer(asked[0]),)
     answering = [asyncio.create_task(node.answer(request)) for request in asked]
     try:
-        return await asyncio.gather(*answering)
+        return tuple(await asyncio.gather(*answering))
     finally:
         for one in answering:
             one.cancel()
@@ -173,6 +203,8 @@ def _refusal(why: NetGPTError) -> Reply:
         # What a client still sends of a refused body is not the start of its next request.
         headers = {"connection": "close"} if why.status == TOO_LARGE else None
         return _json(reply.error(why, why.status), why.status, headers)
+    if isinstance(why, Busy):
+        return _json(reply.error(why, TOO_MANY), TOO_MANY, {"retry-after": str(why.retry_after_s)})
     if isinstance(why, EngineError):
         if isinstance(why, Refused) and why.status == TIMED_OUT:
             return _json(reply.error(why, TIMED_OUT), TIMED_OUT)

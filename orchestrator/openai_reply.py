@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 
 from actors.answer import Answer
-from policies.errors import BadRequest, NetGPTError
+from policies.errors import BadRequest, Busy, NetGPTError
 from policies.toolcalls import compact
 
 Json = dict[str, Any]
+UNAUTHORIZED = 401
 CODES = {503: "service_unavailable", 504: "deadline_exceeded"}
 LEAST_LOGPROB = -9999.0  # what OpenAI writes for impossible; JSON has no infinity
 
@@ -74,7 +75,10 @@ def netgpt(answer: Answer) -> Json:
 def error(why: NetGPTError, status: int) -> Json:
     """The error object."""
     if isinstance(why, BadRequest):
-        return error_body(why.message, "invalid_request_error", why.field, why.code)
+        kind = "authentication_error" if why.status == UNAUTHORIZED else "invalid_request_error"
+        return error_body(why.message, kind, why.field, why.code)
+    if isinstance(why, Busy):
+        return error_body(why.message, "rate_limit_error", None, "rate_limit_exceeded")
     return error_body(str(why), "server_error", None, CODES.get(status, "internal_error"))
 
 

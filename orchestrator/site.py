@@ -34,9 +34,12 @@ from actors.site_rules import Scorers, SiteRules
 from actors.swap import SwapReport, Weights
 from cluster.telemetry.client import TelemetryClient
 from orchestrator.cloud_leg import api_key, cloud_leg
-from orchestrator.config import Config, SiteOptions
+from orchestrator.config import Config
+from orchestrator.gatekeeper import Gatekeeper
 from orchestrator.http import Surface, SurfaceOptions
+from orchestrator.keys import KeyRing
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, next_scorer, node_options, scorer
+from orchestrator.site_options import SiteOptions
 from policies.control import LinkReport, Swap
 from policies.errors import BadConfig
 
@@ -123,7 +126,7 @@ class EdgeSite:
 
     def gauges(self) -> dict[str, float]:
         """Every figure of the site."""
-        return {**self._node.gauges(), **self._telemetry.gauges()}
+        return {**self._node.gauges(), **self._surface.gauges(), **self._telemetry.gauges()}
 
     def info(self) -> dict[str, Any]:
         """Where it listens and what it runs."""
@@ -203,11 +206,14 @@ class EdgeSite:
 
     async def _listen(self, listener: socket.socket) -> None:
         options = self._config.site
-        surface = SurfaceOptions(options.served_model, options.body_limit_bytes, options.max_in_flight)
-        app = Surface(self._node, surface, lambda: self._ready)
+        surface = SurfaceOptions(
+            options.served_model, options.body_limit_bytes, options.max_in_flight, options.max_waiting
+        )
+        door = Gatekeeper(KeyRing(self._config.keys_file), options.name) if options.keys else None
+        self._surface = Surface(self._node, surface, lambda: self._ready, door)
         server = HostedServer(
             uvicorn.Config(
-                app,
+                self._surface,
                 http="httptools",
                 ws="none",
                 lifespan="off",

@@ -197,6 +197,23 @@ class TokenBucket:
         self._tokens -= amount
         return True
 
+    def spend(self, amount: float, now_s: float) -> None:
+        """Take ``amount`` whether it is there or not: it was spent already, and the time to come pays for it.
+
+        Raises:
+            ValueError: the amount is negative, or a number is not finite.
+        """
+        nonnegative(amount=amount)
+        self._refill(now_s)
+        self._tokens -= amount
+
+    def wait_s(self, amount: float) -> float:
+        """Seconds until ``amount`` can be taken if nobody else takes any; infinite where it never can."""
+        missing = amount - self._tokens
+        if missing <= 0:
+            return 0.0
+        return missing / self._per_s if self._per_s and amount <= self._burst else math.inf
+
     def put_back(self, amount: float) -> None:
         """Give back what was taken and not used.
 
@@ -209,7 +226,7 @@ class TokenBucket:
     def left(self, now_s: float) -> float:
         """Share of the burst that is there, in [0, 1] (``RoutingState.budget_left``)."""
         self._refill(now_s)
-        return self._tokens / self._burst if self._burst else 0.0
+        return max(self._tokens / self._burst, 0.0) if self._burst else 0.0
 
     def _refill(self, now_s: float) -> None:
         _finite(now_s=now_s)

@@ -3,6 +3,7 @@
 NetGPTError
 |-- BadRequest            the caller's mistake: answered 4xx, names the field
 |   `-- ContextTooLong    prompt and answer do not fit the model's context
+|-- Busy                  too many requests now: answered 429, says when to come back
 |-- BadConfig             the operator's mistake: names the file, the key and the fix
 |-- EngineError           a model could not be loaded or run: names the path or endpoint
 |   |-- Unreachable       the remote end did not answer (link down, timeout, refused)
@@ -50,6 +51,22 @@ class ContextTooLong(BadRequest):
             code="context_length_exceeded",
         )
         self.args = (prompt_tokens, max_tokens, limit)
+
+
+class Busy(NetGPTError):
+    """A request that comes too soon after, or beside, too many others.
+
+    Args:
+        message: what is used up.
+        retry_after_s: when it will not be any more.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, retry_after_s)
+        self.message, self.retry_after_s = message, retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class BadConfig(NetGPTError):

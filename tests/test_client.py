@@ -93,3 +93,10 @@ with NetGPT("http://127.0.0.1:1/v1") as client:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+async def test_the_key_comes_from_the_environment_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert NetGPT().openai.api_key == "none"
+    monkeypatch.setenv("NETGPT_API_KEY", "ngk-1-2")
+    assert AsyncNetGPT().openai.api_key == "ngk-1-2"
+    assert NetGPT(api_key="ngk-3-4").openai.api_key == "ngk-3-4"

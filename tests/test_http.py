@@ -28,8 +28,8 @@ LIMIT = 64 << 10
 class Site:
     """A served node: its fakes, its address, a plain client."""
 
-    def __init__(self, kit: NodeKit, url: str, client: httpx.AsyncClient) -> None:
-        self.kit, self.url, self.client = kit, url, client
+    def __init__(self, kit: NodeKit, url: str, client: httpx.AsyncClient, surface: Surface) -> None:
+        self.kit, self.url, self.client, self.surface = kit, url, client, surface
 
     async def post(self, body: Any = None, **more: Any) -> httpx.Response:
         content = body if isinstance(body, bytes | str) else json.dumps(body)
@@ -53,10 +53,10 @@ async def listening(app: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def serving(kit: NodeKit, max_in_flight: int = 64) -> AsyncIterator[Site]:
-    app = Surface(kit.node, SurfaceOptions("netgpt", LIMIT, max_in_flight))
+async def serving(kit: NodeKit, max_in_flight: int = 64, max_waiting: int = 256) -> AsyncIterator[Site]:
+    app = Surface(kit.node, SurfaceOptions("netgpt", LIMIT, max_in_flight, max_waiting))
     async with listening(app) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=10.0) as client:
-        yield Site(kit, url, client)
+        yield Site(kit, url, client, app)
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ async def site() -> AsyncIterator[Site]:
 async def surface() -> AsyncIterator[Site]:
     """The same app without a socket, for the many tests that need none."""
     kit = NodeKit()
-    transport = httpx.ASGITransport(Surface(kit.node, SurfaceOptions("netgpt", LIMIT)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://site") as client:
-        yield Site(kit, "http://site", client)
+    app = Surface(kit.node, SurfaceOptions("netgpt", LIMIT))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://site") as client:
+        yield Site(kit, "http://site", client, app)
 
 
 def body(**fields: Any) -> dict[str, Any]:
@@ -453,17 +453,34 @@ async def test_a_client_that_leaves_cancels_its_draft(site: Site) -> None:
     assert site.kit.log.records == []
 
 
-async def test_more_requests_than_may_be_in_flight_are_503_with_retry_after() -> None:
+async def test_more_requests_than_may_wait_are_429_with_retry_after() -> None:
     kit = NodeKit()
     kit.edge.gate = asyncio.Event()
-    async with serving(kit, max_in_flight=2) as site:
+    async with serving(kit, max_in_flight=2, max_waiting=1) as site:
         held = [asyncio.create_task(site.post(body())) for _ in range(2)]
         await until(lambda: len(kit.edge.asked) == 2)
+        held.append(asyncio.create_task(site.post(body())))
+        await until(lambda: site.surface.gauges()["waiting"] == 1)
         refused = await site.post(body())
         kit.edge.gate.set()
-        assert [reply.status_code for reply in await asyncio.gather(*held)] == [200, 200]
+        assert [reply.status_code for reply in await asyncio.gather(*held)] == [200, 200, 200]
         assert (await site.post(body())).status_code == 200
-    assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert error_of(refused)["type"] == "rate_limit_error"
+
+
+async def test_who_leaves_while_it_waits_gives_its_place_in_line_back() -> None:
+    kit = NodeKit()
+    kit.edge.gate = asyncio.Event()
+    async with serving(kit, max_in_flight=1, max_waiting=1) as site:
+        held = asyncio.create_task(site.post(body()))
+        await until(lambda: len(kit.edge.asked) == 1)
+        with pytest.raises(httpx.ReadTimeout):
+            await site.post(body(), timeout=0.2)
+        await until(lambda: site.surface.gauges()["waiting"] == 0)
+        kit.edge.gate.set()
+        assert (await held).status_code == 200
+        assert len(kit.log.records) == 1
 
 
 async def test_many_requests_at_once_each_get_their_own_answer() -> None:
