@@ -16,6 +16,7 @@ from typing import Protocol
 from actors.answer import Answer, CloudCall, Situation
 from actors.chat import ChatRequest
 from actors.engine import Engine
+from actors.flow import Flow
 from actors.limits import Limits
 from actors.site_rules import SiteRules
 from policies.cost import cloud_cost_usd
@@ -78,13 +79,15 @@ class CloudCalls:
         work = replace(situation.work, output_tokens=request.sampling.max_tokens, cached_tokens=0)
         return cloud_cost_usd(work, situation.snapshot.prices)
 
-    async def offload(self, request: ChatRequest, situation: Situation, timeout_s: float | None = None) -> CloudCall:
-        """A call that a client waits for, already allowed by the caps."""
+    async def offload(
+        self, request: ChatRequest, situation: Situation, timeout_s: float | None = None, flow: Flow | None = None
+    ) -> CloudCall:
+        """A call that a client waits for, already allowed by the caps; ``flow`` takes the answer as it comes."""
         self._waited_for += 1
         self._idle.clear()
         cost_usd = most_usd = self.most_usd(request, situation)
         try:
-            made = await self._ask(request, situation, timeout_s)
+            made = await self._ask(request, situation, timeout_s, flow)
             cost_usd = made.cost_usd
         finally:
             self._waited_for -= 1
@@ -112,13 +115,15 @@ class CloudCalls:
         """What is known of an audit that did not end."""
         return CloudCall(self._model, 0.0, error=CUT_OFF)
 
-    async def _ask(self, request: ChatRequest, situation: Situation, timeout_s: float | None = None) -> CloudCall:
-        began = self._clock()
+    async def _ask(
+        self, request: ChatRequest, situation: Situation, timeout_s: float | None = None, flow: Flow | None = None
+    ) -> CloudCall:
+        began, sampling = self._clock(), replace(request.sampling, hear=flow.hear if flow else None)
         try:
             if self._engine is None:
                 raise Unreachable("no cloud is configured")
             async with asyncio.timeout(timeout_s):
-                generation = await self._engine.generate(request.cloud_prompt, request.sampling)
+                generation = await self._engine.generate(request.cloud_prompt, sampling)
         except TimeoutError:  # the client's own limit, which says nothing about the link
             return CloudCall(self._model, self._clock() - began, error=f"no answer within the {timeout_s:.3g} s left")
         except NetGPTError as why:

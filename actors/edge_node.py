@@ -24,6 +24,7 @@ from actors.cloud_calls import CloudCalls, Link
 from actors.controls import barred, wished
 from actors.drafting import Drafter, DraftOptions, Outlook
 from actors.engine import Engine
+from actors.flow import Flow, Listener
 from actors.limits import LimitOptions, Limits
 from actors.log_record import OffloadRecord
 from actors.node_counts import NodeCounts
@@ -32,7 +33,7 @@ from actors.site_rules import Scorers, SiteRules
 from actors.swap import Swapper, SwapReport, Weights
 from policies.cost import cloud_latency_s
 from policies.decide import decide
-from policies.errors import NetGPTError, Refused
+from policies.errors import EngineError, NetGPTError, Refused
 from policies.types import CloudWork, Decision, LinkState, Reason, Route, RoutingState
 
 logger = logging.getLogger(__name__)
@@ -134,11 +135,15 @@ class EdgeNode:
         """The weights that are live."""
         return self._swapper.live.version
 
-    async def answer(self, request: ChatRequest) -> Answer:
+    async def answer(self, request: ChatRequest, listener: Listener | None = None) -> Answer:
         """Answer ``request`` and see to it that exactly one record of it is logged.
+
+        Args:
+            listener: is given an answer of the cloud while it comes; what it did not get, the caller has to give it.
 
         Raises:
             BadRequest: no model could answer it as sent.
+            EngineError: the cloud's answer broke off when the listener had heard a part of it.
             Refused: (503) the cloud was not to be had and no valid draft either; (504) the request's deadline passed.
         """
         began = self._clock()
@@ -147,7 +152,8 @@ class EdgeNode:
             work = self._drafter.work(request, draft, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
             situation = self._situation(self.limits.cloud.expected(work))
             decision = self._decide(request, draft, situation, self._clock() - began)
-            answer = await self._settle(request, draft, situation, decision, began)
+            flow = Flow(request, decision, listener) if listener else None
+            answer = await self._settle(request, draft, situation, decision, began, flow)
         except (asyncio.CancelledError, NetGPTError) as why:
             self.counts.failed(why)
             raise
@@ -226,13 +232,22 @@ class EdgeNode:
         return replace(made, route=Route.EDGE, reason=why_not, propensity=0.0) if why_not else made
 
     async def _settle(
-        self, request: ChatRequest, draft: Draft, situation: Situation, decision: Decision, began: float
+        self,
+        request: ChatRequest,
+        draft: Draft,
+        situation: Situation,
+        decision: Decision,
+        began: float,
+        flow: Flow | None,
     ) -> Answer:
         """Carry the decision out; where the cloud fails, the best valid draft stands in."""
         route, reason, cloud = decision.route, decision.reason, None
         if decision.route is Route.CLOUD:
-            cloud = await self._cloud.offload(request, situation, request.controls.left_s(self._clock() - began))
+            left_s = request.controls.left_s(self._clock() - began)
+            cloud = await self._cloud.offload(request, situation, left_s, flow)
             if cloud.error is not None:
+                if flow and flow.begun:
+                    raise EngineError(f"the answer broke off: {cloud.error}")
                 route, reason = Route.EDGE, Reason.CLOUD_FAILED
         if cloud and cloud.error is None:
             assert cloud.generation is not None and cloud.parsed is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
@@ -25,6 +25,9 @@ from policies.errors import EngineError, Refused, Unreachable
 # Calls on the wire at once; beyond it a call waits for a free connection as long as for a new one, then fails.
 MAX_CONNECTIONS = 64
 MAX_ANSWER_BYTES = 8 * 2**20  # an answer larger than this is no chat completion; reading it would fill memory
+EVENTS = "text/event-stream"
+Take = Callable[[Any], Awaitable[None]]
+"""Is given the JSON of each event, whatever it is; raises one of ``MALFORMED`` where it cannot be read."""
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What reading JSON of an unknown form raises."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -74,6 +77,15 @@ class Endpoint:
         given = {name: value for name, value in body.items() if value is not None}
         return await self._call("POST", path, orjson.dumps(given))
 
+    async def stream(self, path: str, body: Mapping[str, Any], take: Take) -> Reply:
+        """As ``post``, handing every server-sent event to ``take``; what came instead of events is the reply's body.
+
+        Raises:
+            EngineError: an event is no JSON object, besides what ``post`` raises.
+        """
+        given = {name: value for name, value in body.items() if value is not None}
+        return await self._call("POST", path, orjson.dumps(given), take)
+
     async def get(self, path: str) -> Reply:
         """Read ``path``; raises what ``post`` does."""
         return await self._call("GET", path, b"")
@@ -83,13 +95,14 @@ class Endpoint:
         if self._client is not None:
             await self._client.close()
 
-    async def _call(self, method: str, path: str, body: bytes) -> Reply:
+    async def _call(self, method: str, path: str, body: bytes, take: Take | None = None) -> Reply:
         url = self._urls.setdefault(path, URL(self.url(path), encoded=True))
         client = self._client = self._client or _client(self._url, self._settings)
         sent = io.BytesIO(body) if len(body) > _WHOLE_BYTES else body or None
         try:
             async with client.request(method, url, data=sent, allow_redirects=False) as got:
-                content = await self._read(url, got)
+                events = take if take and got.ok and got.content_type == EVENTS else None
+                content = await (self._follow(url, got, events) if events else self._read(url, got))
         except aiohttp.ServerTimeoutError as why:
             raise Unreachable(f"{url}: {_words(why)}") from why
         except TimeoutError as why:
@@ -110,6 +123,24 @@ class Endpoint:
             if size > MAX_ANSWER_BYTES:
                 raise EngineError(f"{url}: its answer is longer than {MAX_ANSWER_BYTES} bytes")
         return b"".join(parts)
+
+    async def _follow(self, url: URL, response: aiohttp.ClientResponse, take: Take) -> bytes:
+        """Hand on every event up to the one that says ``[DONE]``; nothing is left to read."""
+        size, lines = 0, response.content
+        while line := await lines.readline():
+            size += len(line)
+            if size > MAX_ANSWER_BYTES:
+                raise EngineError(f"{url}: its answer is longer than {MAX_ANSWER_BYTES} bytes")
+            data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
+            if data == b"[DONE]":
+                await lines.read()  # the end of the body, so that the connection can be used again
+                return b""
+            if data:
+                try:
+                    await take(orjson.loads(data))
+                except MALFORMED as why:
+                    raise EngineError(f"{url}: an event of its answer cannot be read: {why!r}") from why
+        raise Unreachable(f"{url}: its answer broke off")
 
     def _complaint(self, body: bytes) -> str:
         """The upstream's own words, at most 300 characters of them."""

@@ -7,7 +7,7 @@ tool-call syntax of ``policies.toolcalls``, so a cloud answer can be compared wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,6 +18,9 @@ FinishReason = Literal["stop", "length", "abandoned"]
 Watch = Callable[[float], bool]
 """Given each token's log-probability as it comes, on the engine's thread; True gives the answer up."""
 
+Hear = Callable[[str], Awaitable[None]]
+"""Given an answer's text in parts as it comes, a tool call whole; the answer waits until it returns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -25,7 +28,7 @@ class Sampling:
 
     ``alternatives`` asks for the tokens by name, each with so many of the most probable ones in its place. ``watch``
     may end a single sample early; its completion then says ``abandoned``. An engine that does not see its tokens one by
-    one goes on to the end.
+    one goes on to the end. ``hear`` listens to a single sample; a remote engine lets it, a local one does not.
     """
 
     max_tokens: int = 256
@@ -36,6 +39,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     alternatives: int | None = None
     watch: Watch | None = field(default=None, compare=False, repr=False)
+    hear: Hear | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from actors.endpoint import MALFORMED, Endpoint, Reply, cached_tokens, finish_reason, sampling_fields
-from actors.engine import Completion, Generation, LoadReport, Prompt, Sampling, Token
+from actors.engine import Completion, Generation, Hear, LoadReport, Prompt, Sampling, Token
 from actors.engine_settings import RemoteSettings
-from policies.errors import EngineError
+from actors.remote_stream import Assembly
+from policies.errors import EngineError, Refused, Unreachable
 from policies.toolcalls import CLOSE, OPEN, compact, render
 from policies.types import ToolCall
 
@@ -42,8 +44,11 @@ class RemoteEngine:
         """See ``Engine``; token counts are 0 where the endpoint reports no usage."""
         if prompt.prefill:
             raise EngineError(f"{self.endpoint}: an answer cannot be begun for a remote model (prefill)")
-        started = time.perf_counter()
-        reply = await self._http.post(PATH, self._body(prompt, sampling))
+        started, body = time.perf_counter(), self._body(prompt, sampling)
+        if sampling.hear is not None:
+            reply = await self._listened(body, sampling.hear)
+        else:
+            reply = await self._http.post(PATH, body)
         return self._generation(reply, sampling, time.perf_counter() - started)
 
     async def load(self, path: Path, version: str) -> LoadReport:  # noqa: ARG002
@@ -53,6 +58,18 @@ class RemoteEngine:
     async def close(self) -> None:
         """See ``Engine``."""
         await self._http.close()
+
+    async def _listened(self, body: dict[str, Any], hear: Hear) -> Reply:
+        """The same answer, heard as it comes; once something was heard, there is no asking again."""
+        assembly = Assembly(hear, _call)
+        try:
+            asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+            reply = await self._http.stream(PATH, asked, assembly.take)
+            return reply if reply.body else replace(reply, body=orjson.dumps(await assembly.end()))
+        except (Unreachable, Refused) as why:
+            if assembly.heard:
+                raise EngineError(f"{why}, after a part of the answer") from why
+            raise
 
     def _body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
         return {

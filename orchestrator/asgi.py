@@ -31,9 +31,15 @@ class ClientGone(Exception):
     """Nobody reads the answer any more."""
 
 
+def start(status: int, media_type: bytes, headers: Mapping[str, str]) -> Message:
+    """The message that begins a response; characters that have no place in a header arrive as ``?``."""
+    lines = [(name.encode(), _UNFIT.sub(b"?", value.encode("ascii", "replace"))) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": [(b"content-type", media_type), *lines]}
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole response; characters that have no place in a header arrive as ``?``."""
+    """A whole response."""
 
     body: bytes
     status: int = 200
@@ -42,10 +48,8 @@ class Reply:
 
     async def send(self, send: Send) -> None:
         """Write it."""
-        headers = [(b"content-type", self.media_type), (b"content-length", b"%d" % len(self.body))]
-        for name, value in (self.headers or {}).items():
-            headers.append((name.encode(), _UNFIT.sub(b"?", value.encode("ascii", "replace"))))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        length = {"content-length": str(len(self.body))}
+        await send(start(self.status, self.media_type, {**length, **(self.headers or {})}))
         await send({"type": "http.response.body", "body": self.body})
 
 
@@ -55,6 +59,7 @@ class Call:
 
     scope: Mapping[str, Any]
     receive: Receive
+    send: Send
 
     def header(self, name: bytes) -> bytes:
         """Its value, empty where there is none; ``name`` in lower case."""

@@ -22,9 +22,11 @@ import orjson
 
 from actors.answer import Answer
 from actors.chat import ChatRequest
+from actors.flow import Listener
 from orchestrator import openai_reply as reply
 from orchestrator.admission import Admission, Priority
-from orchestrator.asgi import EVENTS, TOO_LARGE, Call, ClientGone, Receive, Reply, Send
+from orchestrator.asgi import TOO_LARGE, Call, ClientGone, Receive, Reply, Send
+from orchestrator.event_stream import EventStream
 from orchestrator.gatekeeper import OpenDoor, Pass
 from orchestrator.json_body import read_json
 from orchestrator.openai_schema import ChatBody, choices, read_body, to_request
@@ -34,7 +36,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2  # the breaker's and the link probe's own pace: sooner would only be refused again
 TOO_MANY, TIMED_OUT = 429, 504
-Handler = Callable[[Call], Awaitable[Reply]]
+INTERNAL = "internal error"
+Handler = Callable[[Call], Awaitable[Reply | None]]
+"""Answers a call: returns the reply, or None when it has sent one by itself."""
 
 
 class Door(Protocol):
@@ -48,7 +52,7 @@ class Door(Protocol):
 class Node(Protocol):
     """What the surface needs of ``actors.edge_node.EdgeNode``."""
 
-    async def answer(self, request: ChatRequest) -> Answer:
+    async def answer(self, request: ChatRequest, listener: Listener | None = None) -> Answer:
         """Answer, or raise BadRequest or EngineError."""
         ...
 
@@ -106,15 +110,16 @@ class Surface:
         """Answer one request, whatever it is."""
         assert scope["type"] == "http", "the server is told to speak nothing else"
         try:
-            answer = await self._handler(scope)(Call(scope, receive))
+            answer = await self._handler(scope)(Call(scope, receive, send))
         except NetGPTError as why:
             answer = _refusal(why)
         except ClientGone:
             return
         except Exception as why:  # a mistake of ours: the log has the traceback, the client a sentence
             logger.error("%s %s failed", scope["method"], scope["path"], exc_info=why)
-            answer = _json(reply.error_body("internal error", "server_error", None, "internal_error"), 500)
-        await answer.send(send)
+            answer = _json(reply.error_body(INTERNAL, "server_error", None, "internal_error"), 500)
+        if answer is not None:
+            await answer.send(send)
 
     def _handler(self, scope: Mapping[str, Any]) -> Handler:
         path = scope["path"]
@@ -123,20 +128,31 @@ class Surface:
         method, handler = self._routes[path]
         return handler if scope["method"] == method else partial(_wrong_method, method)
 
-    async def _chat(self, call: Call) -> Reply:
+    async def _chat(self, call: Call) -> Reply | None:
         """Read, answer, write."""
         let_in = self._door.admit(call.header(b"authorization"))
         data = read_json(await call.body(self._options.body_limit_bytes))
         body = read_body(data)
         self._check_model(body.model)
         asked = choices(let_in.within(to_request(body, data, self._new_id())), body.n or 1)
+        stream = self._stream(call, asked[0], body) if body.stream else None
         taken = let_in.take(asked)
         answers: tuple[Answer, ...] = ()
         try:
-            answers = await call.unless_gone(self._in_turn(asked, let_in.priority))
+            answers = await call.unless_gone(self._in_turn(asked, let_in.priority, stream))
+        except Exception as why:
+            if stream is None or not stream.told.begun:
+                raise
+            if not isinstance(why, NetGPTError):
+                logger.error("a stream failed", exc_info=why)
+            await stream.break_off(str(why) if isinstance(why, NetGPTError) else INTERNAL)
+            return None
         finally:
             let_in.settle(taken, answers)
-        return self._reply(answers, body)
+        if stream is None:
+            return _json(reply.completion(answers, body.model, int(time.time())), headers=reply.headers(answers[0]))
+        await stream.end(answers)
+        return None
 
     async def _models(self, call: Call) -> Reply:
         """The one model."""
@@ -159,27 +175,25 @@ class Surface:
     def _new_id(self) -> str:
         return f"{self._random.getrandbits(128):032x}"
 
-    async def _in_turn(self, asked: Sequence[ChatRequest], priority: Priority) -> tuple[Answer, ...]:
+    async def _in_turn(
+        self, asked: Sequence[ChatRequest], priority: Priority, stream: EventStream | None
+    ) -> tuple[Answer, ...]:
         await self._admission.enter(priority)
         began = time.perf_counter()
         try:
-            return await _all(self._node, asked)
+            return await _all(self._node, asked, stream)
         finally:
             self._admission.leave(time.perf_counter() - began)
 
-    def _reply(self, answers: Sequence[Answer], body: ChatBody) -> Reply:
-        served, created, headers = self._options.served_model, int(time.time()), reply.headers(answers[0])
-        if not body.stream:
-            return _json(reply.completion(answers, served, created), headers=headers)
+    def _stream(self, call: Call, asked: ChatRequest, body: ChatBody) -> EventStream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        events = b"".join(reply.chunks(answers, served, created, include_usage))
-        return Reply(events, headers=headers, media_type=EVENTS)
+        return EventStream(call.send, asked.request_id, body.model, int(time.time()), include_usage)
 
 
-async def _all(node: Node, asked: Sequence[ChatRequest]) -> tuple[Answer, ...]:
-    """Every answer, or the first failure."""
+async def _all(node: Node, asked: Sequence[ChatRequest], stream: EventStream | None) -> tuple[Answer, ...]:
+    """Every answer, or the first failure; a single one may be heard while it comes."""
     if len(asked) == 1:
-        return (await node.answer(asked[0]),)
+        return (await node.answer(asked[0], stream),)
     answering = [asyncio.create_task(node.answer(request)) for request in asked]
     try:
         return tuple(await asyncio.gather(*answering))

@@ -6,7 +6,8 @@ and why. Pure functions; ``orchestrator.http`` sends what they return.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -14,8 +15,10 @@ import orjson
 from actors.answer import Answer
 from policies.errors import BadRequest, Busy, NetGPTError
 from policies.toolcalls import compact
+from policies.types import Decision, Route, ToolCall
 
-Json = dict[str, Any]
+Json = Mapping[str, Any]
+EMPTY: Json = {}
 UNAUTHORIZED = 401
 CODES = {503: "service_unavailable", 504: "deadline_exceeded"}
 LEAST_LOGPROB = -9999.0  # what OpenAI writes for impossible; JSON has no infinity
@@ -23,12 +26,17 @@ LEAST_LOGPROB = -9999.0  # what OpenAI writes for impossible; JSON has no infini
 
 def headers(answer: Answer) -> dict[str, str]:
     """Who answered, with which score against which threshold, from which weights."""
+    known = decision_headers(answer.request.request_id, answer.route, answer.decision)
+    return {**known, "x-netgpt-version": answer.served.version}
+
+
+def decision_headers(request_id: str, route: Route, decision: Decision) -> dict[str, str]:
+    """What of it is known when the cloud begins to answer."""
     return {
-        "x-netgpt-route": str(answer.route),
-        "x-netgpt-score": f"{answer.decision.score:.6f}",
-        "x-netgpt-threshold": f"{answer.decision.threshold:.6f}",
-        "x-netgpt-version": answer.served.version,
-        "x-request-id": answer.request.request_id,
+        "x-netgpt-route": str(route),
+        "x-netgpt-score": f"{decision.score:.6f}",
+        "x-netgpt-threshold": f"{decision.threshold:.6f}",
+        "x-request-id": request_id,
     }
 
 
@@ -38,18 +46,55 @@ def completion(answers: Sequence[Answer], model: str, created: int) -> Json:
     return {**_head(answers[0], model, created, "chat.completion"), "choices": choices, **_tail(answers)}
 
 
-def chunks(answers: Sequence[Answer], model: str, created: int, include_usage: bool) -> Iterator[bytes]:
-    """The same as server-sent events; ``netgpt`` comes with the chunk that ends the choice."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What of a stream's first choice its client has: whether anything, characters of the text, calls."""
+
+    begun: bool = False
+    prose: int = 0
+    calls: int = 0
+
+
+NOTHING = Told()
+
+
+def chunks(
+    answers: Sequence[Answer], model: str, created: int, include_usage: bool, told: Told = NOTHING
+) -> Iterator[bytes]:
+    """The same as server-sent events, without what was told; ``netgpt`` comes with the chunk that ends the choice."""
     head = _head(answers[0], model, created, "chat.completion.chunk")
-    usage: Json = {"usage": None} if include_usage else {}
     for index, answer in enumerate(answers):
-        for delta, more in _deltas(answer):
-            choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None, **more}
-            told = {"netgpt": netgpt(answer)} if choice["finish_reason"] else {}
-            yield _event({**head, "choices": [choice], **usage, **told})
+        for delta, more in _deltas(answer, NOTHING if index else told):
+            last = {"netgpt": netgpt(answer)} if "finish_reason" in more else {}
+            yield chunk(head, delta, include_usage, index, more, last)
     if include_usage:
         yield _event({**head, "choices": [], **_tail(answers)})
     yield b"data: [DONE]\n\n"
+
+
+def chunk(
+    head: Json, delta: Json, include_usage: bool, index: int = 0, more: Json = EMPTY, last: Json = EMPTY
+) -> bytes:
+    """One event of a stream: what choice ``index`` grows by, ``more`` about the choice, ``last`` about the chunk."""
+    choice = {"index": index, "delta": delta, "finish_reason": None, "logprobs": None, **more}
+    usage: Json = {"usage": None} if include_usage else {}
+    return _event({**head, "choices": [choice], **usage, **last})
+
+
+def head(request_id: str, model: str, created: int, kind: str) -> Json:
+    """The fields of every object that is about the same request."""
+    return {"id": f"chatcmpl-{request_id}", "object": kind, "created": created, "model": model}
+
+
+def tool_call(request_id: str, number: int, call: ToolCall) -> Json:
+    """The ``number``-th call of an answer."""
+    function = {"name": call.name, "arguments": compact(call.arguments)}
+    return {"id": f"call_{request_id}_{number}", "type": "function", "function": function}
+
+
+def broken_off(why: str) -> bytes:
+    """The event that ends a stream whose answer cannot be finished."""
+    return _event(error_body(why, "server_error", None, "answer_broke_off"))
 
 
 def netgpt(answer: Answer) -> Json:
@@ -96,13 +141,7 @@ def models(served: str, created: int) -> Json:
 
 
 def _head(answer: Answer, model: str, created: int, kind: str) -> Json:
-    return {
-        "id": f"chatcmpl-{answer.request.request_id}",
-        "object": kind,
-        "created": created,
-        "model": model,
-        "system_fingerprint": answer.served.version,
-    }
+    return {**head(answer.request.request_id, model, created, kind), "system_fingerprint": answer.served.version}
 
 
 def _tail(answers: Sequence[Answer]) -> Json:
@@ -112,7 +151,7 @@ def _tail(answers: Sequence[Answer]) -> Json:
 
 
 def _choice(index: int, answer: Answer, of: int) -> Json:
-    message: Json = {"role": "assistant", "content": _content(answer), "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": _content(answer), "refusal": None}
     if answer.served.parsed.calls:
         message["tool_calls"] = _tool_calls(answer)
     choice = {
@@ -124,15 +163,16 @@ def _choice(index: int, answer: Answer, of: int) -> Json:
     return choice if of == 1 else {**choice, "netgpt": netgpt(answer)}
 
 
-def _deltas(answer: Answer) -> Iterator[tuple[Json, Json]]:
-    """What a choice grows by, and what else its chunk says."""
+def _deltas(answer: Answer, told: Told) -> Iterator[tuple[Json, Json]]:
+    """What a choice still grows by, and what else its chunk says."""
     content, logprobs = _content(answer), _logprobs(answer)
-    yield {"role": "assistant", "content": "" if content is not None else None}, {}
-    if content:
-        yield {"content": content}, {"logprobs": logprobs}
-    for number, call in enumerate(_tool_calls(answer)):
+    if not told.begun:
+        yield {"role": "assistant", "content": "" if content is not None else None}, {}
+    if rest := (content or "")[told.prose :]:
+        yield {"content": rest}, {"logprobs": logprobs}
+    for number, call in list(enumerate(_tool_calls(answer)))[told.calls :]:
         yield {"tool_calls": [{"index": number, **call}]}, {}
-    yield {}, {"finish_reason": _finish_reason(answer), "logprobs": None if content else logprobs}
+    yield {}, {"finish_reason": _finish_reason(answer), "logprobs": None if rest else logprobs}
 
 
 def _logprobs(answer: Answer) -> Json | None:
@@ -156,14 +196,8 @@ def _content(answer: Answer) -> str | None:
 
 
 def _tool_calls(answer: Answer) -> list[Json]:
-    return [
-        {
-            "id": f"call_{answer.request.request_id}_{index}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": compact(call.arguments)},
-        }
-        for index, call in enumerate(answer.served.parsed.calls)
-    ]
+    calls = enumerate(answer.served.parsed.calls)
+    return [tool_call(answer.request.request_id, number, call) for number, call in calls]
 
 
 def _finish_reason(answer: Answer) -> str:

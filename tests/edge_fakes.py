@@ -101,6 +101,29 @@ class TokenEngine(FakeEngine):
         return whole
 
 
+class SpeakingEngine(FakeEngine):
+    """Says its reply in ``parts`` to whoever listens, and waits for ``gate`` before the last."""
+
+    def __init__(self, *parts: str, breaks: Exception | None = None) -> None:
+        super().__init__("".join(parts), version="cloud-1")
+        self.parts, self.breaks = parts, breaks
+        self.last: asyncio.Event | None = None
+
+    async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        if sampling.hear is not None:
+            for number, part in enumerate(self.parts, 1):
+                if self.last is not None and number == len(self.parts):
+                    try:
+                        await self.last.wait()
+                    except asyncio.CancelledError:
+                        self.cancelled += 1
+                        raise
+                await sampling.hear(part)
+            if self.breaks is not None:
+                raise self.breaks
+        return await super().generate(prompt, sampling)
+
+
 class FakeLink:
     """A link in whatever state the test wants."""
 
