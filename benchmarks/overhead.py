@@ -40,7 +40,7 @@ from actors.site_rules import Scorers, SiteRules
 from actors.swap import Weights
 from benchmarks.figures import Figure, at_most, parser, percentile, publish
 from orchestrator.config import default_config, resolve_model
-from orchestrator.http import Surface
+from orchestrator.endpoint.app import Surface
 from orchestrator.rules import PolicyBuilder, default_snapshot
 from orchestrator.site import KEEP_ALIVE_S, HostedServer
 from orchestrator.tasks.generator import Split, Task, tasks

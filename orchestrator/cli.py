@@ -269,7 +269,7 @@ def create(
     config: ConfigFile = None,
 ) -> None:
     """Make a key and show it, this once."""
-    from orchestrator.keys import create as make
+    from orchestrator.endpoint.keys import create as make
 
     limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
     priority = "batch" if batch else "interactive"
@@ -282,7 +282,7 @@ def create(
 @keys.command("list")
 def list_keys(config: ConfigFile = None) -> None:
     """Show every key's id, name and limits."""
-    from orchestrator.keys import listed
+    from orchestrator.endpoint.keys import listed
 
     _lines(listed(_config(config).keys_file))
 
@@ -293,7 +293,7 @@ def revoke(
     config: ConfigFile = None,
 ) -> None:
     """End a key; running sites refuse it within a second."""
-    from orchestrator.keys import revoke as end
+    from orchestrator.endpoint.keys import revoke as end
 
     typer.echo(f"{end(_config(config).keys_file, key_id).name} has no access any more")
 

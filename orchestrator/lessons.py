@@ -18,8 +18,8 @@ from actors.chat import ChatRequest
 from actors.engine import Message, Tool
 from actors.log_record import OffloadRecord
 from actors.training import Sample
-from orchestrator.json_body import read_json
-from orchestrator.openai_schema import read_body, to_request
+from orchestrator.endpoint.chat_schema import read_body, to_request
+from orchestrator.endpoint.json_body import read_json
 from orchestrator.screening import LEAST_PROPENSITY
 from policies.errors import BadRequest
 from policies.help_marker import asks_for_help

@@ -2,7 +2,7 @@
 
 ``EdgeSite`` takes data; ``start`` does the heavy work and fails loudly, ``stop`` undoes whatever was reached, in
 reverse, and leaves no port, thread or task behind. A plain class: ``cluster.placement`` makes it a Ray actor. Decisions
-are ``actors.edge_node``'s, the surface is ``orchestrator.http``'s; here they are put together and kept current
+are ``actors.edge_node``'s, the surface is ``orchestrator.endpoint.app``'s; here they are put together and kept current
 by the router's directives.
 """
 
@@ -35,9 +35,9 @@ from actors.swap import SwapReport, Weights
 from cluster.telemetry.client import TelemetryClient
 from orchestrator.cloud_leg import api_key, cloud_leg
 from orchestrator.config import Config
-from orchestrator.gatekeeper import Gatekeeper
-from orchestrator.http import Surface, SurfaceOptions
-from orchestrator.keys import KeyRing
+from orchestrator.endpoint.app import Surface, SurfaceOptions
+from orchestrator.endpoint.gatekeeper import Gatekeeper
+from orchestrator.endpoint.keys import KeyRing
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, next_scorer, node_options, scorer
 from orchestrator.site_options import SiteOptions
 from policies.control import LinkReport, Swap

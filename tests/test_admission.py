@@ -9,7 +9,7 @@ from edge_fakes import until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.admission import MOST_S, Admission, Priority
+from orchestrator.endpoint.admission import MOST_S, Admission, Priority
 from policies.errors import Busy
 
 

@@ -18,7 +18,7 @@ from edge_fakes import ALARM, DOWN, MOVE, NORTH, SOUTH, UNSURE, FakeEngine, Node
 from openai import AsyncOpenAI, OpenAI
 
 from actors.engine import Completion, Token
-from orchestrator.http import Surface, SurfaceOptions
+from orchestrator.endpoint.app import Surface, SurfaceOptions
 from orchestrator.site import HostedServer
 from policies.errors import ContextTooLong, Unreachable
 
@@ -59,14 +59,14 @@ async def serving(kit: NodeKit, max_in_flight: int = 64, max_waiting: int = 256)
         yield Site(kit, url, client, app)
 
 
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
+@pytest.fixture(name="site")
+async def site_fixture() -> AsyncIterator[Site]:
     async with serving(NodeKit()) as served:
         yield served
 
 
-@pytest.fixture
-async def surface() -> AsyncIterator[Site]:
+@pytest.fixture(name="surface")
+async def surface_fixture() -> AsyncIterator[Site]:
     """The same app without a socket, for the many tests that need none."""
     kit = NodeKit()
     app = Surface(kit.node, SurfaceOptions("netgpt", LIMIT))

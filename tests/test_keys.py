@@ -20,9 +20,9 @@ from test_http import body, error_of, listening
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.gatekeeper import Gatekeeper
-from orchestrator.http import Surface
-from orchestrator.keys import KeyRing, create, read, revoke
+from orchestrator.endpoint.app import Surface
+from orchestrator.endpoint.gatekeeper import Gatekeeper
+from orchestrator.endpoint.keys import KeyRing, create, read, revoke
 from policies.errors import BadConfig
 
 

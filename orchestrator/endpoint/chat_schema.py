@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from actors.chat import DEFAULT_MAX_TOKENS, ChatRequest
 from actors.controls import Controls
 from actors.engine import Sampling
-from orchestrator.json_body import read_json
+from orchestrator.endpoint.json_body import read_json
 from policies.errors import BadRequest
 from policies.json_schema import schema_problem
 from policies.types import Route
@@ -205,7 +205,7 @@ def read_body(data: Mapping[str, Any]) -> ChatBody:
     try:
         body = ChatBody.model_validate(_without_history(known))
     except ValidationError as why:
-        raise _first(why) from None
+        raise first_problem(why) from None
     for rule in (_check_messages, _check_tools, _check_choice, _check_format, _check_controls):
         rule(body)
     return body
@@ -327,7 +327,8 @@ def _check_controls(body: ChatBody) -> None:
         raise BadRequest("a private request does not leave the edge: route may be edge or auto", "netgpt.route")
 
 
-def _first(why: ValidationError) -> BadRequest:
+def first_problem(why: ValidationError) -> BadRequest:
+    """The refusal that names the first field that is wrong."""
     error = why.errors(include_url=False, include_input=False)[0]
     field = field_path(error["loc"])
     if error["type"] == "extra_forbidden":

@@ -1,7 +1,7 @@
 """The floor of the HTTP surface: a body within a limit, a reply, a client that leaves. Plain ASGI, as uvicorn speaks.
 
 A framework's routing, middlewares and response objects would cost more than deciding does. What is asked and answered
-is not known here (``http``).
+is not known here (``app``).
 """
 
 from __future__ import annotations

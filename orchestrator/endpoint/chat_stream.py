@@ -1,7 +1,7 @@
 """A streamed answer: chunks sent while the cloud writes, or all at once when the edge has answered.
 
-Nothing is sent before it is decided who answers. ``EventStream`` is the listener of ``actors.flow``; the events
-themselves are ``openai_reply``'s. A client that reads slowly slows the cloud's answer down, and nothing piles up.
+Nothing is sent before it is decided who answers. ``ChatStream`` is the listener of ``actors.flow``; the events
+themselves are ``chat_reply``'s. A client that reads slowly slows the cloud's answer down, and nothing piles up.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from actors.answer import Answer
-from orchestrator import openai_reply as reply
-from orchestrator.asgi import EVENTS, Send, start
-from orchestrator.openai_reply import Told
+from orchestrator.endpoint import chat_reply as reply
+from orchestrator.endpoint.asgi import EVENTS, Send, start
+from orchestrator.endpoint.chat_reply import Told
 from policies.types import Decision, Route, ToolCall
 
 
-class EventStream:
+class ChatStream:
     """One response.
 
     Args:
@@ -30,6 +30,11 @@ class EventStream:
         self._created, self._include_usage = created, include_usage
         self._head = reply.head(request_id, model, created, "chat.completion.chunk")
         self.told = Told()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has seen anything of it."""
+        return self.told.begun
 
     async def begin(self, decision: Decision) -> None:
         """See ``Listener``."""

@@ -2,7 +2,7 @@
 
 A key is ``ngk-ID-SECRET``; the ID finds its record, the secret's SHA-256 proves it (256 random bits need no slow hash).
 Each record may be bound to sites and to limits. ``netgpt keys`` writes the file; a running site reads it again when it
-changes (``KeyRing``), so a revoked key ends within a second. What limits mean is ``orchestrator.gatekeeper``'s.
+changes (``KeyRing``), so a revoked key ends within a second. What limits mean is ``gatekeeper``'s.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from actors.answer import Answer
 from actors.chat import ChatRequest
-from orchestrator.admission import MOST_S, Priority
-from orchestrator.keys import KeyRecord, KeyRing
+from orchestrator.endpoint.admission import MOST_S, Priority
+from orchestrator.endpoint.keys import KeyRecord, KeyRing
 from policies.budget import TokenBucket
 from policies.errors import BadRequest, Busy
 

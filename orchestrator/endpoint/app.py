@@ -1,9 +1,9 @@
 """The OpenAI surface of one site: an ASGI app around an ``EdgeNode``.
 
-``POST /v1/chat/completions``, ``GET /v1/models``, ``/healthz`` (the process runs), ``/readyz`` (it can answer).
-Bodies are read with a limit, requests in flight and in line are bounded, a client that leaves cancels its request.
-Every error has OpenAI's shape; the caller's mistakes are 4xx and name the field. Not here: decisions
-(``actors.edge_node``), who may ask (``gatekeeper``, ``admission``), the fields (``openai_schema``, ``openai_reply``),
+``POST /v1/chat/completions`` and ``/v1/responses``, ``GET /v1/models``, ``/healthz`` (the process runs), ``/readyz``
+(it can answer). Bodies are read with a limit, requests in flight and in line are bounded, a client that leaves cancels
+its request. Every error has OpenAI's shape; the caller's mistakes are 4xx and name the field. Not here: decisions
+(``actors.edge_node``), who may ask (``gatekeeper``, ``admission``), the fields (``asked`` and the dialects behind it),
 bytes (``asgi``), the socket (``site``).
 """
 
@@ -23,13 +23,12 @@ import orjson
 from actors.answer import Answer
 from actors.chat import ChatRequest
 from actors.flow import Listener
-from orchestrator import openai_reply as reply
-from orchestrator.admission import Admission, Priority
-from orchestrator.asgi import TOO_LARGE, Call, ClientGone, Receive, Reply, Send
-from orchestrator.event_stream import EventStream
-from orchestrator.gatekeeper import OpenDoor, Pass
-from orchestrator.json_body import read_json
-from orchestrator.openai_schema import ChatBody, choices, read_body, to_request
+from orchestrator.endpoint import chat_reply as reply
+from orchestrator.endpoint.admission import Admission, Priority
+from orchestrator.endpoint.asgi import TOO_LARGE, Call, ClientGone, Receive, Reply, Send
+from orchestrator.endpoint.asked import Read, chat_asked, responses_asked
+from orchestrator.endpoint.gatekeeper import OpenDoor, Pass
+from orchestrator.endpoint.json_body import read_json
 from policies.errors import BadRequest, Busy, EngineError, NetGPTError, Refused
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ Handler = Callable[[Call], Awaitable[Reply | None]]
 
 
 class Door(Protocol):
-    """Says who may come in; ``orchestrator.gatekeeper`` has two."""
+    """Says who may come in; ``orchestrator.endpoint.gatekeeper`` has two."""
 
     def admit(self, authorization: bytes) -> Pass:
         """The pass of whoever sent this header, or BadRequest."""
@@ -96,7 +95,8 @@ class Surface:
         self._started = int(time.time())
         self._random = random.Random()
         self._routes: dict[str, tuple[str, Handler]] = {
-            "/v1/chat/completions": ("POST", self._chat),
+            "/v1/chat/completions": ("POST", partial(self._serve, chat_asked)),
+            "/v1/responses": ("POST", partial(self._serve, responses_asked)),
             "/v1/models": ("GET", self._models),
             "/healthz": ("GET", self._healthz),
             "/readyz": ("GET", self._readyz),
@@ -128,20 +128,18 @@ class Surface:
         method, handler = self._routes[path]
         return handler if scope["method"] == method else partial(_wrong_method, method)
 
-    async def _chat(self, call: Call) -> Reply | None:
+    async def _serve(self, read: Read, call: Call) -> Reply | None:
         """Read, answer, write."""
         let_in = self._door.admit(call.header(b"authorization"))
         data = read_json(await call.body(self._options.body_limit_bytes))
-        body = read_body(data)
-        self._check_model(body.model)
-        asked = choices(let_in.within(to_request(body, data, self._new_id())), body.n or 1)
-        stream = self._stream(call, asked[0], body) if body.stream else None
-        taken = let_in.take(asked)
+        asked = read(data, self._new_id(), call.send).changed(let_in.within)
+        self._check_model(asked.model)
+        stream, taken = asked.stream, let_in.take(asked.requests)
         answers: tuple[Answer, ...] = ()
         try:
-            answers = await call.unless_gone(self._in_turn(asked, let_in.priority, stream))
+            answers = await call.unless_gone(self._in_turn(asked.requests, let_in.priority, stream))
         except Exception as why:
-            if stream is None or not stream.told.begun:
+            if stream is None or not stream.begun:
                 raise
             if not isinstance(why, NetGPTError):
                 logger.error("a stream failed", exc_info=why)
@@ -150,7 +148,7 @@ class Surface:
         finally:
             let_in.settle(taken, answers)
         if stream is None:
-            return _json(reply.completion(answers, body.model, int(time.time())), headers=reply.headers(answers[0]))
+            return _json(asked.whole(answers), headers=reply.headers(answers[0]))
         await stream.end(answers)
         return None
 
@@ -176,7 +174,7 @@ class Surface:
         return f"{self._random.getrandbits(128):032x}"
 
     async def _in_turn(
-        self, asked: Sequence[ChatRequest], priority: Priority, stream: EventStream | None
+        self, asked: Sequence[ChatRequest], priority: Priority, stream: Listener | None
     ) -> tuple[Answer, ...]:
         await self._admission.enter(priority)
         began = time.perf_counter()
@@ -185,12 +183,8 @@ class Surface:
         finally:
             self._admission.leave(time.perf_counter() - began)
 
-    def _stream(self, call: Call, asked: ChatRequest, body: ChatBody) -> EventStream:
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return EventStream(call.send, asked.request_id, body.model, int(time.time()), include_usage)
 
-
-async def _all(node: Node, asked: Sequence[ChatRequest], stream: EventStream | None) -> tuple[Answer, ...]:
+async def _all(node: Node, asked: Sequence[ChatRequest], stream: Listener | None) -> tuple[Answer, ...]:
     """Every answer, or the first failure; a single one may be heard while it comes."""
     if len(asked) == 1:
         return (await node.answer(asked[0], stream),)

@@ -1,7 +1,7 @@
 """An ``Answer`` as OpenAI writes it: the completion object, the stream of chunks, the error object, the headers.
 
 Beside OpenAI's own fields every answer carries a ``netgpt`` object and ``x-netgpt-*`` headers that say who answered
-and why. Pure functions; ``orchestrator.http`` sends what they return.
+and why. Pure functions; ``orchestrator.endpoint.app`` sends what they return.
 """
 
 from __future__ import annotations
@@ -158,24 +158,24 @@ def _choice(index: int, answer: Answer, of: int) -> Json:
         "index": index,
         "message": message,
         "finish_reason": _finish_reason(answer),
-        "logprobs": _logprobs(answer),
+        "logprobs": logprobs(answer),
     }
     return choice if of == 1 else {**choice, "netgpt": netgpt(answer)}
 
 
 def _deltas(answer: Answer, told: Told) -> Iterator[tuple[Json, Json]]:
     """What a choice still grows by, and what else its chunk says."""
-    content, logprobs = _content(answer), _logprobs(answer)
+    content, told_tokens = _content(answer), logprobs(answer)
     if not told.begun:
         yield {"role": "assistant", "content": "" if content is not None else None}, {}
     if rest := (content or "")[told.prose :]:
-        yield {"content": rest}, {"logprobs": logprobs}
+        yield {"content": rest}, {"logprobs": told_tokens}
     for number, call in list(enumerate(_tool_calls(answer)))[told.calls :]:
         yield {"tool_calls": [{"index": number, **call}]}, {}
-    yield {}, {"finish_reason": _finish_reason(answer), "logprobs": None if rest else logprobs}
+    yield {}, {"finish_reason": _finish_reason(answer), "logprobs": None if rest else told_tokens}
 
 
-def _logprobs(answer: Answer) -> Json | None:
+def logprobs(answer: Answer) -> Json | None:
     """Every token the model wrote, those of its tool calls too, where the client asked for them."""
     if answer.request.sampling.alternatives is None:
         return None
