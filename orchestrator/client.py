@@ -180,6 +180,16 @@ class NetGPT:
         fields = _fields(self.model, messages, tools, controls, options)
         return _routed(self.openai.chat.completions.create(**fields))
 
+    def feedback(
+        self, answer: RoutedAnswer | str, right: bool | None = None, message: Mapping[str, Any] | None = None
+    ) -> None:
+        """Tell the site about an answer (or its id): whether it was right, or what it should have been.
+
+        Args:
+            message: an assistant's message as OpenAI writes it, with content or tool_calls.
+        """
+        self.openai.post("/feedback", cast_to=object, body=_verdict(answer, right, message))
+
     def close(self) -> None:
         """Close the connections."""
         self.openai.close()
@@ -217,6 +227,12 @@ class AsyncNetGPT:
         fields = _fields(self.model, messages, tools, controls, options)
         return _routed(await self.openai.chat.completions.create(**fields))
 
+    async def feedback(
+        self, answer: RoutedAnswer | str, right: bool | None = None, message: Mapping[str, Any] | None = None
+    ) -> None:
+        """See ``NetGPT.feedback``."""
+        await self.openai.post("/feedback", cast_to=object, body=_verdict(answer, right, message))
+
     async def close(self) -> None:
         """Close the connections."""
         await self.openai.close()
@@ -226,6 +242,11 @@ class AsyncNetGPT:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _verdict(answer: RoutedAnswer | str, right: bool | None, message: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = {"id": answer if isinstance(answer, str) else answer.completion.id, "right": right, "message": message}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _key(given: str | None) -> str:

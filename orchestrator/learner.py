@@ -24,6 +24,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from actors.feedback_log import read_feedback
 from actors.log_record import OffloadRecord, from_table
 from actors.model_store import ModelStore, ModelVersion, digests
 from actors.offload_log import compact, read_log
@@ -128,7 +129,8 @@ class Learner:
         if parent is None:
             return RoundReport("the model store holds no edge version to start from")
         records, skipped = self._read()
-        found = lessons(records, parent.version, self._options.gate_share, self._replay())
+        verdicts = read_feedback(self._log_dir)
+        found = lessons(records, parent.version, self._options.gate_share, self._replay(), verdicts)
         found = replace(found, poisoned=dict(skipped + Counter(found.poisoned)))
         known = RoundReport("", samples=len(found.labels), poisoned=found.poisoned)
         report = self._learn(parent, start or parent, records, found, known)

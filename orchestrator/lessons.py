@@ -2,7 +2,9 @@
 
 ``lessons`` reads records only; it never sees a task's ground truth, and the cloud's answer is the label. A question is
 readable if the endpoint would take it. An answer that serving would not serve is *poisoned*: skipped and counted. The
-split into training and gate is by the hash of the question, so one that was asked twice never lies on both sides. Pure.
+split into training and gate is by the hash of the question, so one that was asked twice never lies on both sides.
+Clients' verdicts teach: a correction goes before the cloud's word, an answer that was right is a label, one that was
+wrong is none. They do not judge: nobody knows how probable a verdict was, so the gate leaves them aside. Pure.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 
 from actors.chat import ChatRequest
 from actors.engine import Message, Tool
+from actors.feedback_log import Verdict
 from actors.log_record import OffloadRecord
 from actors.training import Sample
 from orchestrator.endpoint.chat_schema import read_body, to_request
@@ -33,6 +36,7 @@ LABEL_WEIGHT_CAP = 4.0  # an audit stands for 1 / rate accepted drafts; more wei
 # Newest first when there are more: what bounds a round's time, each about a minute at most on one core.
 MAX_LABELS, MAX_QUESTIONS, MAX_TRIALS, MAX_DRIFT = 2000, 1000, 400, 64
 ALIKE = ReplayRules()
+NO_VERDICTS: Mapping[str, Verdict] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,15 @@ class Lessons:
 
 
 def lessons(
-    records: Iterable[OffloadRecord], base_version: str, gate_share: float, replay: ReplayRules = ALIKE
+    records: Iterable[OffloadRecord],
+    base_version: str,
+    gate_share: float,
+    replay: ReplayRules = ALIKE,
+    verdicts: Mapping[str, Verdict] = NO_VERDICTS,
 ) -> Lessons:
-    """Sort ``records`` (any order) into a round that starts from ``base_version``."""
+    """Sort ``records`` (any order) into a round that starts from ``base_version``; ``verdicts`` by request id."""
     cases, poisoned = readable(records)
-    train = [case for case in cases if not held_out(case.record.request_hash, gate_share)]
+    train = _told([case for case in cases if not held_out(case.record.request_hash, gate_share)], verdicts, poisoned)
     gate = [case for case in cases if held_out(case.record.request_hash, gate_share)]
     return Lessons(
         labels=_labels([case for case in train if case.cloud][-MAX_LABELS:], replay),
@@ -103,7 +111,7 @@ def lessons(
         trials=[case for case in gate if _informative(case.record)][-MAX_TRIALS:],
         drift=_kept(gate, base_version)[-MAX_DRIFT:],
         poisoned=dict(poisoned),
-        labelled=sum(case.cloud is not None for case in cases),
+        labelled=sum(case.cloud is not None for case in [*train, *gate]),
     )
 
 
@@ -128,6 +136,28 @@ def as_sample(case: Case, answer: str = "", weight: float = 1.0, rejected: str =
 def labelled_case(case: Case, cloud: str) -> Case | None:
     """``case`` with the cloud's answer, or None where nothing may be learnt from it."""
     return None if _poison(case.record, cloud, case.request) else replace(case, cloud=parse(cloud))
+
+
+def _told(cases: Iterable[Case], verdicts: Mapping[str, Verdict], poisoned: Counter[str]) -> list[Case]:
+    """``cases`` with what clients said of their answers, without those of which they said that they were wrong."""
+    if not verdicts:
+        return list(cases)
+    told = ((case, verdicts.get(case.record.request_id)) for case in cases)
+    return [taught for case, verdict in told if (taught := _taught(case, verdict, poisoned))]
+
+
+def _taught(case: Case, verdict: Verdict | None, poisoned: Counter[str]) -> Case | None:
+    if verdict is None:
+        return case
+    answer = verdict.answer or (case.record.answer if verdict.right else None)
+    if answer is None:
+        poisoned["answer was wrong, a client says"] += 1
+        return None
+    record = replace(case.record, cloud=answer, propensity=1.0)
+    if why := _poison(record, answer, case.request):
+        poisoned[f"feedback: {why}"] += 1
+        return case
+    return replace(case, record=record, cloud=parse(answer))
 
 
 def _case(record: OffloadRecord, poisoned: Counter[str]) -> Case | None:

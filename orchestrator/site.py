@@ -26,6 +26,7 @@ from actors.build import build_engine, shared_engine
 from actors.edge_node import EdgeNode, Observer
 from actors.engine import Engine, Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings, RemoteSettings
+from actors.feedback_log import FeedbackLog
 from actors.link_probe import LinkMonitor
 from actors.model_store import verify
 from actors.offload_log import OffloadLog
@@ -210,7 +211,8 @@ class EdgeSite:
             options.served_model, options.body_limit_bytes, options.max_in_flight, options.max_waiting
         )
         door = Gatekeeper(KeyRing(self._config.keys_file), options.name) if options.keys else None
-        self._surface = Surface(self._node, surface, lambda: self._ready, door)
+        feedback = FeedbackLog(self._config.log_dir, options.name)
+        self._surface = Surface(self._node, surface, lambda: self._ready, door, feedback.append)
         server = HostedServer(
             uvicorn.Config(
                 self._surface,

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -22,20 +22,24 @@ import orjson
 
 from actors.answer import Answer
 from actors.chat import ChatRequest
+from actors.feedback_log import Verdict
 from actors.flow import Listener
 from orchestrator.endpoint import chat_reply as reply
 from orchestrator.endpoint.admission import Admission, Priority
 from orchestrator.endpoint.asgi import TOO_LARGE, Call, ClientGone, Receive, Reply, Send
 from orchestrator.endpoint.asked import Read, chat_asked, responses_asked
+from orchestrator.endpoint.feedback import read_feedback_body
 from orchestrator.endpoint.gatekeeper import OpenDoor, Pass
 from orchestrator.endpoint.json_body import read_json
-from policies.errors import BadRequest, Busy, EngineError, NetGPTError, Refused
+from orchestrator.endpoint.openapi import document
+from policies.errors import BadRequest, Busy, EngineError, LogError, NetGPTError, Refused
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2  # the breaker's and the link probe's own pace: sooner would only be refused again
 TOO_MANY, TIMED_OUT = 429, 504
 INTERNAL = "internal error"
+ID_BYTES, IDS_AT_ONCE = 16, 64
 Handler = Callable[[Call], Awaitable[Reply | None]]
 """Answers a call: returns the reply, or None when it has sent one by itself."""
 
@@ -80,6 +84,7 @@ class Surface:
         node: what answers.
         ready: says whether ``/readyz`` answers 200.
         door: who may ask.
+        keep: writes a client's verdict down, blocking; None for a site that does not take any.
     """
 
     def __init__(
@@ -88,16 +93,19 @@ class Surface:
         options: SurfaceOptions | None = None,
         ready: Callable[[], bool] = lambda: True,
         door: Door | None = None,
+        keep: Callable[[Verdict], None] | None = None,
     ) -> None:
         self._node, self._options, self._ready = node, options or SurfaceOptions(), ready
-        self._door = door or OpenDoor()
+        self._door, self._keep = door or OpenDoor(), keep
         self._admission = Admission(self._options.max_in_flight, self._options.max_waiting)
         self._started = int(time.time())
-        self._random = random.Random()
+        self._ids = _ids()
         self._routes: dict[str, tuple[str, Handler]] = {
             "/v1/chat/completions": ("POST", partial(self._serve, chat_asked)),
             "/v1/responses": ("POST", partial(self._serve, responses_asked)),
+            "/v1/feedback": ("POST", self._feedback),
             "/v1/models": ("GET", self._models),
+            "/openapi.json": ("GET", self._openapi),
             "/healthz": ("GET", self._healthz),
             "/readyz": ("GET", self._readyz),
         }
@@ -132,7 +140,7 @@ class Surface:
         """Read, answer, write."""
         let_in = self._door.admit(call.header(b"authorization"))
         data = read_json(await call.body(self._options.body_limit_bytes))
-        asked = read(data, self._new_id(), call.send).changed(let_in.within)
+        asked = read(data, next(self._ids), call.send).changed(let_in.within)
         self._check_model(asked.model)
         stream, taken = asked.stream, let_in.take(asked.requests)
         answers: tuple[Answer, ...] = ()
@@ -152,6 +160,23 @@ class Surface:
         await stream.end(answers)
         return None
 
+    async def _feedback(self, call: Call) -> Reply:
+        """A verdict, on disk before it is acknowledged."""
+        self._door.admit(call.header(b"authorization"))
+        if self._keep is None:
+            raise BadRequest("this site takes no feedback", None, "not_found", 404)
+        verdict = read_feedback_body(read_json(await call.body(self._options.body_limit_bytes)))
+        try:
+            await asyncio.to_thread(self._keep, verdict)
+        except LogError as why:
+            logger.error("%s", why)
+            raise EngineError("the feedback cannot be written down now") from None
+        return _json({"object": "feedback", "id": verdict.request_id})
+
+    async def _openapi(self, _: Call) -> Reply:
+        """What this endpoint takes and gives."""
+        return _json(document())
+
     async def _models(self, call: Call) -> Reply:
         """The one model."""
         self._door.admit(call.header(b"authorization"))
@@ -170,9 +195,6 @@ class Surface:
             message = f"the model {model!r} does not exist; this site serves {served!r}"
             raise BadRequest(message, "model", "model_not_found", 404)
 
-    def _new_id(self) -> str:
-        return f"{self._random.getrandbits(128):032x}"
-
     async def _in_turn(
         self, asked: Sequence[ChatRequest], priority: Priority, stream: Listener | None
     ) -> tuple[Answer, ...]:
@@ -182,6 +204,14 @@ class Surface:
             return await _all(self._node, asked, stream)
         finally:
             self._admission.leave(time.perf_counter() - began)
+
+
+def _ids() -> Iterator[str]:
+    """Request ids, 32 hexadecimal digits that nobody can guess; the system is asked for many at once."""
+    while True:
+        digits = os.urandom(ID_BYTES * IDS_AT_ONCE).hex()
+        for start in range(0, len(digits), 2 * ID_BYTES):
+            yield digits[start : start + 2 * ID_BYTES]
 
 
 async def _all(node: Node, asked: Sequence[ChatRequest], stream: Listener | None) -> tuple[Answer, ...]:
