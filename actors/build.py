@@ -5,15 +5,30 @@ An engine's libraries are imported when one is asked for: a program whose model 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.adapter_base import whole
 from actors.engine import Engine
 from actors.engine_settings import LocalSettings, RemoteSettings
+from actors.hedging import Hedged
 from actors.remote_engine import RemoteEngine
 from actors.resilience import BreakerEngine, Retrying
+from actors.single_flight import SingleFlight
+from actors.upstreams import Upstream, Upstreams
 from policies.errors import BadConfig
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEndpoint:
+    """Where a cloud model is asked; ``weight`` and ``tier`` as in ``actors.upstreams``."""
+
+    base_url: str
+    model: str
+    settings: RemoteSettings
+    weight: float = 1.0
+    tier: int = 0
 
 
 async def build_engine(kind: str, source: str | Path, version: str, settings: LocalSettings | None = None) -> Engine:
@@ -34,8 +49,19 @@ async def build_engine(kind: str, source: str | Path, version: str, settings: Lo
     return await ENGINES[kind](source, version, settings or LocalSettings())
 
 
+def build_cloud(endpoints: Sequence[CloudEndpoint], hedge_share: float = 0.0) -> Engine:
+    """The cloud: ``endpoints``, equal questions asked once, stragglers asked twice where that is allowed.
+
+    Args:
+        hedge_share: of the calls that may be made twice.
+    """
+    legs = [Upstream(build_cloud_leg(one.base_url, one.model, one.settings), one.weight, one.tier) for one in endpoints]
+    cloud: Engine = legs[0].engine if len(legs) == 1 else Upstreams(legs)
+    return SingleFlight(Hedged(cloud, hedge_share) if hedge_share else cloud)
+
+
 def build_cloud_leg(base_url: str, model: str, settings: RemoteSettings | None = None) -> BreakerEngine:
-    """An OpenAI-compatible endpoint as the cloud: asked, asked again in time, left alone while it fails."""
+    """One OpenAI-compatible endpoint: asked, asked again in time, left alone while it fails."""
     settings = settings or RemoteSettings()
     remote = RemoteEngine(base_url, model, settings)
     retrying = Retrying(

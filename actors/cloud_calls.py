@@ -131,9 +131,11 @@ class CloudCalls:
             self._link.observe_offload(len(request.payload), 0, seconds, None, not isinstance(why, Unreachable))
             return CloudCall(self._model, seconds, error=f"{type(why).__name__}: {why}")
         seconds = self._clock() - began
-        self._link.observe_offload(generation.up_bytes, generation.down_bytes, seconds, None, True)
         parsed = parse(generation.completions[0].text)
         call = CloudCall(self._model, seconds, generation, parsed, request.problem(parsed))
+        if generation.shared:  # it cost nothing, and took as long as was left of somebody else's call
+            return call
+        self._link.observe_offload(generation.up_bytes, generation.down_bytes, seconds, None, True)
         self._limits.cloud.called(situation.work, call.work, situation.state, seconds)
         self._rules.learn(self._limits.cloud.speed)
         return replace(call, cost_usd=cloud_cost_usd(call.work, situation.state.prices))

@@ -87,7 +87,8 @@ class Completion:
 class Generation:
     """The ``n`` completions of one prompt, with the version of the weights that made them.
 
-    ``up_bytes`` and ``down_bytes`` count what crossed the link (0 for local engines).
+    ``up_bytes`` and ``down_bytes`` count what crossed the link (0 for local engines). ``shared``: somebody else asked
+    the same at the same time, and paid for it.
     """
 
     completions: tuple[Completion, ...]
@@ -97,6 +98,7 @@ class Generation:
     up_bytes: int = 0
     down_bytes: int = 0
     cached_tokens: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

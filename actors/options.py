@@ -66,11 +66,33 @@ class CallOptions(Options):
     backoff_s: float = Field(default=0.1, gt=0)
     """Mean wait before the second try, in seconds; doubles with each try and is jittered."""
 
+    hedge_share: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of the calls that may be made twice, when they are slower than 95 % of those before; both are paid."""
+
     breaker_failures: int = Field(default=5, ge=1)
     """Failures in a row after which calls are refused at once."""
 
     breaker_open_s: float = Field(default=5.0, gt=0)
     """Seconds after which one call is let through again to see whether the cloud is back."""
+
+
+class UpstreamOptions(Options):
+    """One more OpenAI-compatible endpoint of the cloud."""
+
+    base_url: str
+    """URL up to and including /v1. It is called directly, not over an emulated link."""
+
+    model: str
+    """The endpoint's own model name."""
+
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; null sends none."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the load of its tier, to the others' weights."""
+
+    tier: int = Field(default=1, ge=0)
+    """0 shares the load with cloud.base_url (weight 1, tier 0); a higher tier is asked where no lower one answers."""
 
 
 class LogOptions(Options):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from actors.options import CallOptions, Dtype, Options
+from actors.options import CallOptions, Dtype, Options, UpstreamOptions
 
 
 def _rate(value: Any) -> Any:
@@ -103,6 +103,9 @@ class CloudOptions(Options):
 
     deploy_timeout_s: float = Field(default=600.0, gt=0)
     """For kind serve: seconds to wait for the app to become healthy; a first download counts in."""
+
+    more: tuple[UpstreamOptions, ...] = ()
+    """Further endpoints to share the load with or to fall back on, at the same prices."""
 
     call: CallOptions = CallOptions()
     """How the edge calls the cloud."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from actors.build import build_cloud_leg
+from actors.build import CloudEndpoint, build_cloud
 from actors.engine import Engine
 from actors.engine_settings import RemoteSettings
 from orchestrator.config import Config
@@ -13,22 +13,24 @@ from policies.errors import BadConfig
 
 
 def cloud_leg(config: Config, base_url: str, model: str) -> Engine:
-    """The cloud at ``base_url`` (up to and including /v1), where its model is called ``model``.
+    """The cloud at ``base_url`` (up to and including /v1), where its model is called ``model``, and ``cloud.more``.
 
     Raises:
-        BadConfig: the key is missing from the environment.
+        BadConfig: a key is missing from the environment.
     """
-    call, key = config.cloud.call, api_key("cloud.api_key_env", config.cloud.api_key_env)
-    settings = RemoteSettings(
-        api_key=key,
-        connect_s=call.connect_timeout_s,
-        idle_s=call.timeout_s,
-        deadline_s=call.timeout_s,
-        attempts=call.attempts,
-        backoff_s=call.backoff_s,
-        breaker=BreakerPolicy(call.breaker_failures, call.breaker_open_s),
-    )
-    return build_cloud_leg(base_url, model, settings)
+    cloud = config.cloud
+    first = CloudEndpoint(base_url, model, _settings(config, "cloud.api_key_env", cloud.api_key_env))
+    others = [
+        CloudEndpoint(
+            one.base_url,
+            one.model,
+            _settings(config, f"cloud.more[{n}].api_key_env", one.api_key_env),
+            one.weight,
+            one.tier,
+        )
+        for n, one in enumerate(cloud.more)
+    ]
+    return build_cloud([first, *others], cloud.call.hedge_share)
 
 
 def api_key(key: str, variable: str | None) -> str | None:
@@ -42,3 +44,16 @@ def api_key(key: str, variable: str | None) -> str | None:
     if not (value := os.environ.get(variable)):
         raise BadConfig(f"{key}: the environment variable {variable} is not set. Fix: export it, or set {key} to null")
     return value
+
+
+def _settings(config: Config, key: str, variable: str | None) -> RemoteSettings:
+    call = config.cloud.call
+    return RemoteSettings(
+        api_key=api_key(key, variable),
+        connect_s=call.connect_timeout_s,
+        idle_s=call.timeout_s,
+        deadline_s=call.timeout_s,
+        attempts=call.attempts,
+        backoff_s=call.backoff_s,
+        breaker=BreakerPolicy(call.breaker_failures, call.breaker_open_s),
+    )

@@ -169,6 +169,11 @@ def _cloud_endpoint(config: Config) -> str | None:
     return _url_problem("cloud.base_url", config.cloud.base_url)
 
 
+def _more_endpoints(config: Config) -> str | None:
+    found = enumerate(config.cloud.more)
+    return next((why for n, one in found if (why := _url_problem(f"cloud.more[{n}].base_url", one.base_url))), None)
+
+
 def _edge_endpoint(config: Config) -> str | None:
     engine = config.site.engine
     if engine.kind in ("openai", "vllm-server") and not engine.base_url:
@@ -312,6 +317,7 @@ RULES = (
     _adapters,
     _workers,
     _cloud_endpoint,
+    _more_endpoints,
     _edge_endpoint,
     _tls_link,
     _replicas,
