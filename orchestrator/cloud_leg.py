@@ -19,18 +19,11 @@ def cloud_leg(config: Config, base_url: str, model: str) -> Engine:
         BadConfig: a key is missing from the environment.
     """
     cloud = config.cloud
-    first = CloudEndpoint(base_url, model, _settings(config, "cloud.api_key_env", cloud.api_key_env))
-    others = [
-        CloudEndpoint(
-            one.base_url,
-            one.model,
-            _settings(config, f"cloud.more[{n}].api_key_env", one.api_key_env),
-            one.weight,
-            one.tier,
-        )
-        for n, one in enumerate(cloud.more)
-    ]
-    return build_cloud([first, *others], cloud.call.hedge_share)
+    endpoints = [CloudEndpoint(base_url, model, _settings(config, "cloud.api_key_env", cloud.api_key_env))]
+    for n, one in enumerate(cloud.more):
+        settings = _settings(config, f"cloud.more[{n}].api_key_env", one.api_key_env)
+        endpoints.append(CloudEndpoint(one.base_url, one.model, settings, one.weight, one.tier))
+    return build_cloud(endpoints, cloud.call.hedge_share)
 
 
 def api_key(key: str, variable: str | None) -> str | None:

@@ -73,10 +73,9 @@ async def test_what_the_caller_did_wrong_is_asked_once() -> None:
 
 
 async def test_the_last_failure_is_told_when_nobody_answers() -> None:
+    many = Upstreams([Upstream(Scripted(DEAD)), Upstream(Scripted(Refused("later", 503)), tier=1)])
     with pytest.raises(Refused, match="later"):
-        await Upstreams([Upstream(Scripted(DEAD)), Upstream(Scripted(Refused("later", 503)), tier=1)]).generate(
-            ASK, GREEDY
-        )
+        await many.generate(ASK, GREEDY)
 
 
 # One call for equal questions
@@ -130,7 +129,7 @@ async def test_who_leaves_does_not_end_the_others_call_and_the_last_one_does() -
     await until(lambda: len(inner.calls) == 2)
     last.cancel()
     await asyncio.gather(last, return_exceptions=True)
-    await until(lambda: inner.calls[1].cancelled())
+    await until(inner.calls[1].cancelled)
 
 
 async def test_a_failure_is_everybodys_and_is_not_remembered() -> None:
@@ -236,7 +235,8 @@ async def test_a_dead_endpoint_is_replaced_by_the_configured_next() -> None:
 
 def test_a_key_that_is_missing_is_named_by_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     more = [{"base_url": "https://b.example/v1", "model": "m", "api_key_env": "SECOND_KEY"}]
-    config = default_config(cloud={"kind": "openai", "base_url": "https://a.example/v1", "more": more})
+    cloud = {"kind": "openai", "base_url": "https://a.example/v1", "more": more}
+    config = default_config(cloud=cloud, link={"kind": "direct"})
     with pytest.raises(BadConfig, match=r"cloud\.more\[0\]\.api_key_env.*SECOND_KEY"):
         cloud_leg(config, "https://a.example/v1", "big")
     monkeypatch.setenv("SECOND_KEY", "sk")
