@@ -111,7 +111,7 @@ class Drafter:
                 skipped = self._unfinished(request, why, Reason.DRAFT_SKIPPED)
                 return replace(skipped, propensity=explored, expected=expected)
         draft = await self._make(request, expected, self._watch(request, expected, outlook))
-        return replace(draft, propensity=explored)
+        return draft if explored == 1.0 else replace(draft, propensity=explored)
 
     async def draft(self, request: ChatRequest) -> Draft:
         """The best of the edge model's proposals; an edge engine that fails proposes nothing valid."""
@@ -119,7 +119,9 @@ class Drafter:
 
     async def _make(self, request: ChatRequest, expected: float | None, watch: Watch | None = None) -> Draft:
         version = self._version()
-        sampling = replace(request.sampling, n=self._options.samples, watch=watch)
+        sampling = request.sampling
+        if watch is not None or self._options.samples > 1:
+            sampling = replace(sampling, n=self._options.samples, watch=watch)
         began = self._clock()
         try:
             generation = await self._engine.generate(request.prompt, sampling)

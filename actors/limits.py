@@ -72,6 +72,7 @@ class Limits:
         self._options, self._clock, self._rng = options, clock, rng or random.Random()
         self._gap = min(CALIBRATION_GAP + 1.0 - objective.cloud_accuracy, 1.0)
         self._ascent = DualAscent(options.budgets, objective.value_usd)
+        self._budgeted = any(value is not None for value in _values(options.budgets))
         self._offloads = _bucket(options.cap_offloads_per_hour)
         self._dollars = _bucket(options.cap_usd_per_hour)
         self.cloud = CloudKnowledge(speed, clock)
@@ -85,7 +86,7 @@ class Limits:
 
     def threshold(self, tau: float, state: RoutingState, work: CloudWork, objective: Objective) -> float:
         """The policy's ``tau`` under budgets, in [0, 1]; ``floor`` comes on top."""
-        if any(value is not None for value in _values(self._options.budgets)):
+        if self._budgeted:
             seconds = cloud_latency_s(work, state.link, self.cloud.speed, state.queue_s)
             penalty = self._ascent.penalty_usd(cloud_cost_usd(work, state.prices), seconds)
             tau = max(tau - penalty / objective.value_usd, 0.0)
@@ -109,9 +110,8 @@ class Limits:
 
     def answered(self, answer: Answer) -> None:
         """A request has its answer."""
-        asked = answer.cloud is not None
-        possible = answer.reason is not Reason.EDGE_ASKED and not answer.degraded
-        self._ascent = self._ascent.observe(Spent(asked, answer.cost_usd, answer.seconds, possible), self._clock())
+        if self._budgeted:
+            self._count(answer)
         if answer.draft.version != self._version:
             self._forget(answer.draft.version)
         self._watch(answer.draft.expected, answer.decision.score)
@@ -153,6 +153,11 @@ class Limits:
         """
         risk = self._proved.tau if self._options.risk is not None else 0.0
         return max(risk, self._options.safe_threshold if self._alarmed else 0.0)
+
+    def _count(self, answer: Answer) -> None:
+        asked = answer.cloud is not None
+        possible = answer.reason is not Reason.EDGE_ASKED and not answer.degraded
+        self._ascent = self._ascent.observe(Spent(asked, answer.cost_usd, answer.seconds, possible), self._clock())
 
     def _forget(self, version: str) -> None:
         """New weights: nothing that was proved or watched holds for them."""

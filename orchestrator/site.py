@@ -267,7 +267,7 @@ class _WithoutPrefill:
         self._engine = engine
 
     async def generate(self, prompt: Prompt, sampling: Sampling) -> Generation:
-        return await self._engine.generate(replace(prompt, prefill=""), sampling)
+        return await self._engine.generate(replace(prompt, prefill="") if prompt.prefill else prompt, sampling)
 
     async def load(self, path: Path, version: str) -> LoadReport:
         return await self._engine.load(path, version)
