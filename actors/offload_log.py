@@ -50,7 +50,7 @@ class OffloadLog:
         site: a path-safe name.
         segment_records, segment_bytes: a segment is sealed beyond either.
         queue_records, queue_bytes: what may wait for the disk; beyond it new records are shed.
-        linger_ms: how long the writer lets records gather into one batch.
+        linger_ms: how long the writer lets records gather into one batch: a batch costs as much as ten records.
         keep_bytes: retention; the oldest files beyond it are deleted when a segment is sealed.
         sync: fsync every batch. Without it a record survives kill -9 but not a power cut.
 
@@ -67,7 +67,7 @@ class OffloadLog:
         segment_bytes: int = 4 << 20,
         queue_records: int = 4096,
         queue_bytes: int = 64 << 20,
-        linger_ms: float = 5.0,
+        linger_ms: float = 20.0,
         keep_bytes: int = 1 << 30,
         sync: bool = True,
     ) -> None:
