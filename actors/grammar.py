@@ -2,7 +2,8 @@
 
 The grammar leaves a model its own style (compact like ours, or one space after a comma like Qwen) and no more
 than that: with unlimited white space, a model unsure of the next value can spend its whole budget on blanks.
-Keywords xgrammar does not know (``uniqueItems``) are not enforced; callers check the answer anyway.
+Keywords xgrammar does not know (``uniqueItems``) are not enforced; callers check the answer anyway. Numbers stay within
+what a float can be: ``-4E866`` is JSON, and nothing that could be passed on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from typing import Any
 from policies.errors import BadRequest, EngineError
 
 MAX_SPACES = 1
+# What xgrammar lets a number be, and what it may be here: 18 digits, 15 more behind the point, exponents below 100.
+_NUMBERS = (
+    ("[1-9] [0-9]*", "[1-9] [0-9]{0, 17}"),
+    ('"." basic_number_digits{1, -1}', '"." basic_number_digits{1, 15}'),
+    ("[eE] basic_number_4 basic_number_digits{1, -1}", "[eE] basic_number_4 basic_number_digits{1, 2}"),
+)
 
 
 def json_grammar(schema: Mapping[str, Any]) -> str:
@@ -34,6 +41,14 @@ def _ebnf(schema: str) -> str:
     except ImportError as why:
         raise EngineError(f"decoding against a JSON schema needs the package xgrammar: {why}") from why
     try:
-        return str(xgrammar.Grammar.from_json_schema(schema, max_whitespace_cnt=MAX_SPACES))
+        grammar = str(xgrammar.Grammar.from_json_schema(schema, max_whitespace_cnt=MAX_SPACES))
     except (RuntimeError, ValueError) as why:
         raise BadRequest(f"this JSON schema cannot be decoded against: {why}", "response_format") from why
+    return "\n".join(map(_bounded, grammar.splitlines()))
+
+
+def _bounded(rule: str) -> str:
+    if rule.startswith(("basic_number", "basic_integer")):  # and not where a client's own words look like one
+        for wide, narrow in _NUMBERS:
+            rule = rule.replace(wide, narrow)
+    return rule

@@ -13,6 +13,7 @@ import pytest
 from engine_kit import ASK, ENDLESS, GREEDY, engine_fixture, hugging_fixture, models_fixture, vllm_fixture  # noqa: F401
 
 from actors.engine import Engine, Prompt, Sampling
+from actors.grammar import json_grammar
 from actors.rendering import Renderer, template_message
 from actors.transformers_engine import TransformersEngine
 from actors.vllm_engine import VllmEngine
@@ -122,6 +123,18 @@ async def test_random_weights_obey_a_schema(engine: Engine) -> None:
     for completion in generation.completions:
         jsonschema.validate(json.loads(completion.text), SCHEMA)
     assert 0.0 in generation.completions[0].logprobs  # tokens the grammar forced
+
+
+async def test_a_grammar_holds_numbers_within_what_a_float_can_be() -> None:
+    from xgrammar import Grammar
+    from xgrammar.testing import _is_grammar_accept_string as accepts
+
+    number = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
+    grammar = Grammar.from_ebnf(json_grammar({**number, "additionalProperties": False}))
+    for good in ("0", "-7", "1.5", "-4E86", "123456789012345678", "0.1234567890"):
+        assert accepts(grammar, f'{{"n":{good}}}'), good
+    for bad in ("-4E866", "1" * 400, "1." + "1" * 400, "01", "NaN"):
+        assert not accepts(grammar, f'{{"n":{bad}}}'), bad
 
 
 async def test_a_prefill_begins_the_answer_and_a_schema_ends_it(engine: Engine) -> None:

@@ -10,8 +10,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from orchestrator.bundled.tokenizer import train_tokenizer
 
 
-def tiny_model_dir(path: Path, seed: int = 0) -> Path:
-    """Write a model directory (about 0.2M parameters, context 1,024) under ``path`` and return it."""
+def tiny_model_dir(path: Path, seed: int = 0, context: int = 1024) -> Path:
+    """Write a model directory (about 0.2M parameters) under ``path`` and return it."""
     words = "select clients move slice link cell name arguments tool call now then to from with"
     tokenizer = train_tokenizer([words, '{"name":"move_slice","arguments":{"to":"north"}}'], vocabulary=400)
     torch.manual_seed(seed)
@@ -23,7 +23,7 @@ def tiny_model_dir(path: Path, seed: int = 0) -> Path:
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=32,
-        max_position_embeddings=1024,
+        max_position_embeddings=context,
         tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -25,6 +25,7 @@ MAX_TOOLS = 128  # as OpenAI
 MAX_TOKENS = 1 << 20
 MAX_CHOICES = 16  # each is decided and logged as a request of its own
 MAX_ALTERNATIVES = 20  # as OpenAI
+NAME = r"^[a-zA-Z0-9_.-]{1,64}$"  # OpenAI's and the dot, which methods of modules have
 # Fields that do not change an answer.
 IGNORED = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
@@ -89,7 +90,7 @@ class ChatMessage(Strict):
 class FunctionSpec(Strict):
     """A function on offer; ``parameters`` is a JSON Schema."""
 
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    name: str = Field(pattern=NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

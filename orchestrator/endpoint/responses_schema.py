@@ -15,6 +15,7 @@ from orchestrator.endpoint.chat_schema import (
     MAX_ALTERNATIVES,
     MAX_TOKENS,
     MAX_TOOLS,
+    NAME,
     ChatBody,
     NetGPTControls,
     Strict,
@@ -109,7 +110,7 @@ class Function(Strict):
     """A function on offer."""
 
     type: Literal["function"]
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    name: str = Field(pattern=NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
