@@ -1,5 +1,5 @@
-"""A thousand strangers' tool sets, of the Berkeley Function Calling Leaderboard: all are taken, and under their grammars
-even random weights answer with valid calls."""
+"""A thousand strangers' tool sets (Berkeley Function Calling Leaderboard): all are taken, and under their grammars even
+random weights answer with valid calls."""
 
 from __future__ import annotations
 
