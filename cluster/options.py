@@ -155,6 +155,19 @@ class TelemetryOptions(Options):
     port: int = Field(default=0, ge=0, le=65535)
     """TCP port of the router; 0 picks a free one."""
 
+    token_env: str | None = None
+    """Name of the environment variable that holds the token which sites show the router; null asks for none."""
+
+    tls_ca: Path | None = None
+    """PEM file of the authority that signed the other end's certificate. With tls_cert and tls_key, router and sites
+    show each other certificates (mutual TLS); null leaves the streams in the clear."""
+
+    tls_cert: Path | None = None
+    """PEM file of this end's certificate; the router's names the address that sites reach it by."""
+
+    tls_key: Path | None = None
+    """PEM file of this end's private key."""
+
     probe_interval_s: float = Field(default=1.0, gt=0)
     """Seconds between two active probes of the link."""
 

@@ -14,6 +14,7 @@ from actors.router import Router
 from cluster.link_emulator import LinkEmulator, LinkSpec
 from cluster.options import LinkSpecOptions
 from cluster.telemetry.server import TelemetryServer
+from cluster.telemetry.trust import NOBODY, Trust
 from cluster.traces import resolve
 from policies.control import LinkReport, Snapshot, Swap
 from policies.tariff import Tariff
@@ -23,11 +24,13 @@ MINUTE_S = 60.0
 
 
 class RouterService:
-    """A ``Router`` behind its gRPC server at ``host:port``, whose prices follow ``tariff``."""
+    """A ``Router`` behind its gRPC server at ``host:port``, for whom ``trust`` admits; its prices follow ``tariff``."""
 
-    def __init__(self, snapshot: Snapshot, host: str, port: int, tariff: Tariff | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, host: str, port: int, tariff: Tariff | None = None, trust: Trust = NOBODY
+    ) -> None:
         self._router, self._tariff = Router(snapshot), tariff or Tariff.constant(snapshot.prices)
-        self._host, self._server = host, TelemetryServer(self._router, host, port)
+        self._host, self._server = host, TelemetryServer(self._router, host, port, trust=trust)
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

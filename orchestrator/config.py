@@ -174,6 +174,18 @@ def _more_endpoints(config: Config) -> str | None:
     return next((why for n, one in found if (why := _url_problem(f"cloud.more[{n}].base_url", one.base_url))), None)
 
 
+def _tls_files(config: Config) -> str | None:
+    telemetry, site = config.telemetry, config.site
+    for where, files in (
+        ("telemetry", {"tls_ca": telemetry.tls_ca, "tls_cert": telemetry.tls_cert, "tls_key": telemetry.tls_key}),
+        ("site", {"tls_cert": site.tls_cert, "tls_key": site.tls_key}),
+    ):
+        missing = [name for name, file in files.items() if file is None]
+        if missing and len(missing) < len(files):
+            return f"{where}.{missing[0]}: missing beside the others. Fix: give {' and '.join(files)}, or none of them"
+    return None
+
+
 def _edge_endpoint(config: Config) -> str | None:
     engine = config.site.engine
     if engine.kind in ("openai", "vllm-server") and not engine.base_url:
@@ -318,6 +330,7 @@ RULES = (
     _workers,
     _cloud_endpoint,
     _more_endpoints,
+    _tls_files,
     _edge_endpoint,
     _tls_link,
     _replicas,

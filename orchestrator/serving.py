@@ -6,6 +6,7 @@ it is ready.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -93,7 +94,7 @@ def status(config: Config) -> Iterator[str]:
     """
     record = run_file.read(config.run_file)
     gauges = record["gauges"]
-    yield f"endpoint    {record['endpoint']}  ({_ready(record['endpoint'])})"
+    yield f"endpoint    {record['endpoint']}  ({_ready(record['endpoint'], config)})"
     yield f"model       {record['model']}, edge version {record['site'].get('version', '?')}"
     yield f"policy      {record['site'].get('policy', '?')}"
     yield from learning(ModelStore(config.store_dir).release, gauges, config.learner.enabled)
@@ -143,10 +144,13 @@ def limits(gauges: Mapping[str, float]) -> str:
     return ", ".join(found) or "none in force"
 
 
-def _ready(endpoint: str) -> str:
+def _ready(endpoint: str, config: Config) -> str:
     url = endpoint.removesuffix("/v1") + "/readyz"
+    trusted = ssl.create_default_context()
+    if config.site.tls_cert is not None:
+        trusted.load_verify_locations(config.site.tls_cert)
     try:
-        answer = httpx.get(url, timeout=READY_S)
+        answer = httpx.get(url, timeout=READY_S, verify=trusted)
     except httpx.HTTPError as why:
         raise NetGPTError(f"the system runs, but {url} does not answer: {why}") from None
     return "ready" if answer.is_success else f"not ready: {answer.status_code}"

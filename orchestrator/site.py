@@ -41,6 +41,7 @@ from orchestrator.endpoint.gatekeeper import Gatekeeper
 from orchestrator.endpoint.keys import KeyRing
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, next_scorer, node_options, scorer
 from orchestrator.site_options import SiteOptions
+from orchestrator.trust import pem, telemetry_trust
 from policies.control import LinkReport, Swap
 from policies.errors import BadConfig
 
@@ -134,7 +135,7 @@ class EdgeSite:
         host = self._config.site.host
         return {
             "site": self._config.site.name,
-            "url": f"http://{host}:{self._port}/v1",
+            "url": f"{'https' if self._config.site.tls_cert else 'http'}://{host}:{self._port}/v1",
             "host": host,
             "port": self._port,
             "model": self._config.site.served_model,
@@ -172,7 +173,7 @@ class EdgeSite:
 
     async def _start_link(self) -> None:
         options, name = self._config.telemetry, self._config.site.name
-        self._telemetry = TelemetryClient(self._router, name)
+        self._telemetry = TelemetryClient(self._router, name, trust=telemetry_trust(options))
         await self._telemetry.start()
         self._stack.push_async_callback(self._telemetry.stop)
         self._link = LinkMonitor(
@@ -213,6 +214,9 @@ class EdgeSite:
         door = Gatekeeper(KeyRing(self._config.keys_file), options.name) if options.keys else None
         feedback = FeedbackLog(self._config.log_dir, options.name)
         self._surface = Surface(self._node, surface, lambda: self._ready, door, feedback.append)
+        for name in ("tls_cert", "tls_key"):
+            if (file := getattr(options, name)) is not None:
+                await asyncio.to_thread(pem, f"site.{name}", file)  # a clear word, before uvicorn's
         server = HostedServer(
             uvicorn.Config(
                 self._surface,
@@ -220,6 +224,8 @@ class EdgeSite:
                 ws="none",
                 lifespan="off",
                 proxy_headers=False,
+                ssl_certfile=options.tls_cert,
+                ssl_keyfile=options.tls_key,
                 log_config=None,
                 access_log=False,
                 limit_concurrency=MAX_CONNECTIONS,

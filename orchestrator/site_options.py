@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from actors.options import EngineOptions, Options
@@ -36,6 +38,12 @@ class SiteOptions(Options):
 
     max_waiting: int = Field(default=256, ge=0)
     """Requests that may wait in line, those of batch keys behind all others; more are answered 429 with Retry-After."""
+
+    tls_cert: Path | None = None
+    """PEM file of the endpoint's certificate, with the chain up to its authority; null serves plain HTTP."""
+
+    tls_key: Path | None = None
+    """PEM file of its private key."""
 
     keys: bool = False
     """Whether clients need an API key (netgpt keys create). Without, whoever reaches the port may ask."""

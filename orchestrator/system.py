@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -32,6 +33,7 @@ from orchestrator.rounds import Rounds
 from orchestrator.rules import default_snapshot
 from orchestrator.second_opinion import asking
 from orchestrator.site import EdgeSite
+from orchestrator.trust import telemetry_trust
 from orchestrator.versions import first_version
 from policies.errors import NetGPTError
 from policies.types import Objective, Prices
@@ -270,7 +272,9 @@ class System:
             return f"{info['host']}:{info['port']}"
         options, snapshot, tariff = self.config.telemetry, default_snapshot(self.config), self.config.price_list
         port = options.port or session.free_port(options.host)
-        info = self._place("router", ROUTER, "Router", lambda: RouterService(snapshot, options.host, port, tariff))
+        trust = telemetry_trust(options)
+        service = partial(RouterService, snapshot, options.host, port, tariff, trust)
+        info = self._place("router", ROUTER, "Router", service)
         return f"{info['host']}:{info['port']}"
 
     def _start_link(self, router: str, cloud_url: str) -> Upstreams:

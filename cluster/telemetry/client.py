@@ -26,6 +26,7 @@ from cluster.telemetry.channel import (
 )
 from cluster.telemetry.convert import directive_from_message, report_to_message
 from cluster.telemetry.telemetry_pb2_grpc import TelemetryStub
+from cluster.telemetry.trust import NOBODY, Trust
 from policies.control import Directive, LinkReport
 from policies.errors import BadRequest, Unreachable
 
@@ -36,19 +37,20 @@ PADDING = bytes(MAX_PROBE_BYTES)
 
 
 class TelemetryClient:
-    """Talks to the router at ``target`` (host:port) for ``site``.
+    """Talks to the router at ``target`` (host:port) for ``site``, with what ``trust`` has to show.
 
     ``keepalive_s`` is the pause between pings; a dead link is noticed after 1.5 times as long.
     """
 
-    def __init__(self, target: str, site: str, *, keepalive_s: float = KEEPALIVE_S) -> None:
+    def __init__(self, target: str, site: str, *, trust: Trust = NOBODY, keepalive_s: float = KEEPALIVE_S) -> None:
+        self._trust = trust
         self._target, self._site, self._keepalive_s = target, site, keepalive_s
         self._channel: aio.Channel | None = None
         self._breaks = self._reports = self._directives = self._refused = 0
 
     async def start(self) -> None:
         """Make the channel; connecting happens with the first call."""
-        self._channel = aio.insecure_channel(self._target, options=client_options(self._keepalive_s))
+        self._channel = self._trust.channel(self._target, client_options(self._keepalive_s))
         self._stub = TelemetryStub(self._channel)
 
     async def stop(self) -> None:
@@ -67,7 +69,7 @@ class TelemetryClient:
         request = pb.ProbeRequest(padding=PADDING[:up_bytes], reply_bytes=down_bytes)
         with self._translated():
             begun_s = time.perf_counter()
-            reply = await self._stub.Probe(request, timeout=timeout_s)
+            reply = await self._stub.Probe(request, timeout=timeout_s, metadata=self._trust.metadata)
             taken_s = time.perf_counter() - begun_s
         if len(reply.padding) != down_bytes:  # counted as sent, it would be taken for a fast link
             raise Unreachable(f"router {self._target}: a probe for {down_bytes} bytes got {len(reply.padding)}")
@@ -78,7 +80,8 @@ class TelemetryClient:
         backoff = Backoff()
         while self._channel is not None:
             with self._survived("report"), self._translated():
-                await self._stub.Report(self._messages(source, interval_s, backoff))
+                messages = self._messages(source, interval_s, backoff)
+                await self._stub.Report(messages, metadata=self._trust.metadata)
             await backoff.sleep()
 
     async def watch(self) -> AsyncIterator[Directive]:
@@ -89,7 +92,7 @@ class TelemetryClient:
         backoff = Backoff()
         while self._channel is not None:
             with self._survived("watch"), self._translated():
-                call = self._stub.Watch(pb.SiteId(site=self._site))
+                call = self._stub.Watch(pb.SiteId(site=self._site), metadata=self._trust.metadata)
                 async for message in call:
                     backoff.reset()
                     directive = self._understood(message)

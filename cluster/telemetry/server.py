@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any
 
 import grpc
 from grpc import aio
@@ -16,6 +17,7 @@ from cluster.telemetry import telemetry_pb2 as pb
 from cluster.telemetry.channel import KEEPALIVE_S, MAX_PROBE_BYTES, server_options
 from cluster.telemetry.convert import check_name, directive_to_message, report_from_message
 from cluster.telemetry.telemetry_pb2_grpc import TelemetryServicer, add_TelemetryServicer_to_server
+from cluster.telemetry.trust import NOBODY, Trust
 from policies.errors import BadConfig, BadRequest
 
 log = logging.getLogger(__name__)
@@ -24,14 +26,21 @@ STOP_GRACE_S = 0.5  # for probes under way; streams have no end of their own and
 
 
 class TelemetryServer:
-    """Serves ``router`` at ``host:port``; port 0 picks a free one.
+    """Serves ``router`` at ``host:port`` to whom ``trust`` admits; port 0 picks a free one.
 
     ``keepalive_s`` is the pause between pings; a site that is gone is noticed after 1.5 times as long.
     """
 
     def __init__(
-        self, router: Router, host: str = "127.0.0.1", port: int = 0, *, keepalive_s: float = KEEPALIVE_S
+        self,
+        router: Router,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        trust: Trust = NOBODY,
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
+        self._trust = trust
         self._router, self._host, self._wanted, self._keepalive_s = router, host, port, keepalive_s
         self._server: aio.Server | None = None
         self.port = 0
@@ -43,9 +52,9 @@ class TelemetryServer:
             BadConfig: the address cannot be used.
         """
         self._server = aio.server(options=server_options(self._keepalive_s))
-        add_TelemetryServicer_to_server(_Servicer(self._router), self._server)
+        add_TelemetryServicer_to_server(_Servicer(self._router, self._trust), self._server)
         try:
-            self.port = self._server.add_insecure_port(f"{self._host}:{self._wanted}")
+            self.port = self._trust.listen(self._server, f"{self._host}:{self._wanted}")
         except RuntimeError as error:
             raise BadConfig(
                 f"telemetry address {self._host}:{self._wanted} cannot be used; "
@@ -62,14 +71,20 @@ class TelemetryServer:
 
 
 class _Servicer(TelemetryServicer):
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, router: Router, trust: Trust) -> None:
+        self._router, self._trust = router, trust
+
+    async def _admit(self, context: aio.ServicerContext[Any, Any]) -> None:
+        """End the call of whoever is not known."""
+        if not self._trust.admits(context.invocation_metadata() or ()):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "telemetry.token_env: the token is missing or another")
 
     async def Report(  # noqa: N802 (gRPC's name)
         self,
         request_iterator: AsyncIterable[pb.LinkReport],
         context: aio.ServicerContext[pb.LinkReport, pb.ReportAck],
     ) -> pb.ReportAck:
+        await self._admit(context)
         received = 0
         async for message in request_iterator:
             try:
@@ -82,6 +97,7 @@ class _Servicer(TelemetryServicer):
     async def Watch(  # noqa: N802
         self, request: pb.SiteId, context: aio.ServicerContext[pb.SiteId, pb.Directive]
     ) -> AsyncIterator[pb.Directive]:
+        await self._admit(context)
         try:
             site = check_name("site", request.site)
         except BadRequest as error:
@@ -96,6 +112,7 @@ class _Servicer(TelemetryServicer):
     async def Probe(  # noqa: N802
         self, request: pb.ProbeRequest, context: aio.ServicerContext[pb.ProbeRequest, pb.ProbeReply]
     ) -> pb.ProbeReply:
+        await self._admit(context)
         if request.reply_bytes > MAX_PROBE_BYTES:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
