@@ -7,7 +7,7 @@ refusal is one ``BadRequest`` with the JSON path of the field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -116,13 +116,14 @@ class NamedTool(Strict):
     function: NamedFunction
 
 
-def _choice_tag(value: Any) -> str:
+def choice_tag(value: Any) -> str:
+    """Which form of ``tool_choice`` this is; of both dialects."""
     return "<named>" if isinstance(value, dict) else "<mode>"
 
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<mode>")] | Annotated[NamedTool, Tag("<named>")],
-    Discriminator(_choice_tag),
+    Discriminator(choice_tag),
 ]
 
 
@@ -199,10 +200,7 @@ def read_body(data: Mapping[str, Any]) -> ChatBody:
     Raises:
         BadRequest: the first field that cannot be used, by its path.
     """
-    known = {key: value for key, value in data.items() if key not in IGNORED}
-    for key in EMPTY_ONLY & known.keys():
-        if known.pop(key):
-            raise BadRequest(f"{key} is not supported", key, "unsupported_parameter")
+    known = known_fields(data, IGNORED, EMPTY_ONLY)
     try:
         body = ChatBody.model_validate(_without_history(known))
     except ValidationError as why:
@@ -225,6 +223,19 @@ def to_request(body: ChatBody, data: Mapping[str, Any], request_id: str) -> Chat
         request_id=request_id,
         controls=_controls(body.netgpt),
     )
+
+
+def known_fields(data: Mapping[str, Any], ignored: Set[str], empty_only: Set[str]) -> dict[str, Any]:
+    """``data`` without the fields that do not matter.
+
+    Raises:
+        BadRequest: one that must be empty is not.
+    """
+    known = {key: value for key, value in data.items() if key not in ignored}
+    for key in empty_only & known.keys():
+        if known.pop(key):
+            raise BadRequest(f"{key} is not supported", key, "unsupported_parameter")
+    return known
 
 
 def choices(request: ChatRequest, count: int) -> list[ChatRequest]:

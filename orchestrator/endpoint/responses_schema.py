@@ -19,7 +19,9 @@ from orchestrator.endpoint.chat_schema import (
     ChatBody,
     NetGPTControls,
     Strict,
+    choice_tag,
     first_problem,
+    known_fields,
     read_body,
 )
 from policies.errors import BadRequest
@@ -123,10 +125,6 @@ class NamedFunction(Strict):
     name: str
 
 
-def _choice_tag(value: Any) -> str:
-    return "<named>" if isinstance(value, dict) else "<mode>"
-
-
 class Format(Strict):
     """What an answer without calls looks like."""
 
@@ -157,7 +155,7 @@ class ResponsesBody(Strict):
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("<mode>")] | Annotated[NamedFunction, Tag("<named>")],
-            Discriminator(_choice_tag),
+            Discriminator(choice_tag),
         ]
         | None
     ) = None
@@ -180,11 +178,7 @@ def read_responses(data: Mapping[str, Any]) -> ResponsesBody:
     Raises:
         BadRequest: the first field that cannot be used, by its path.
     """
-    known = {key: value for key, value in data.items() if key not in IGNORED}
-    for key in EMPTY_ONLY & known.keys():
-        if known.pop(key):
-            why = "nothing is stored here" if key in ("store", "previous_response_id") else "not supported"
-            raise BadRequest(f"{key}: {why}", key, "unsupported_parameter")
+    known = known_fields(data, IGNORED, EMPTY_ONLY)
     if isinstance(items := known.get("input"), list):
         known["input"] = [_without_nulls(item) for item in items]
     try:
