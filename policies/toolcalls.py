@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
+from policies.json_schema import violation
 from policies.types import ParsedText, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -119,13 +117,8 @@ def _check_call(call: ToolCall, schemas: Mapping[str, Any]) -> str | None:
     schema = schemas[call.name]
     if not schema:
         return None
-    error = next(iter(_validator(compact(schema)).iter_errors(call.arguments)), None)
-    return f"arguments of {call.name!r}: {error.message}" if error else None
-
-
-@lru_cache(maxsize=512)  # tool lists repeat from request to request; beyond 512 schemas one is compiled again (~1 ms)
-def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(schema))
+    why = violation(call.arguments, schema)
+    return f"arguments of {call.name!r}: {why}" if why else None
 
 
 def _plain(value: Any) -> Any:

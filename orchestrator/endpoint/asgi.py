@@ -82,7 +82,8 @@ class Call:
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
             if size > limit:
-                await self._drain()
+                if more:
+                    await self._drain()
                 raise _too_large(limit)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
