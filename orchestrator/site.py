@@ -39,6 +39,7 @@ from orchestrator.config import Config
 from orchestrator.endpoint.app import Surface, SurfaceOptions
 from orchestrator.endpoint.gatekeeper import Gatekeeper
 from orchestrator.endpoint.keys import KeyRing
+from orchestrator.endpoint.protocol import PatientProtocol
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, next_scorer, node_options, scorer
 from orchestrator.site_options import SiteOptions
 from orchestrator.trust import pem, telemetry_trust
@@ -220,7 +221,7 @@ class EdgeSite:
         server = HostedServer(
             uvicorn.Config(
                 self._surface,
-                http="httptools",
+                http=PatientProtocol,
                 ws="none",
                 lifespan="off",
                 proxy_headers=False,

@@ -26,7 +26,7 @@ from actors.feedback_log import Verdict
 from actors.flow import Listener
 from orchestrator.endpoint import chat_reply as reply
 from orchestrator.endpoint.admission import Admission, Priority
-from orchestrator.endpoint.asgi import TOO_LARGE, Call, ClientGone, Receive, Reply, Send
+from orchestrator.endpoint.asgi import TOO_LARGE, TOO_SLOW, Call, ClientGone, Receive, Reply, Send
 from orchestrator.endpoint.asked import Read, chat_asked, responses_asked
 from orchestrator.endpoint.feedback import read_feedback_body
 from orchestrator.endpoint.gatekeeper import OpenDoor, Pass
@@ -239,7 +239,7 @@ def _json(data: Any, status: int = 200, headers: Mapping[str, str] | None = None
 def _refusal(why: NetGPTError) -> Reply:
     if isinstance(why, BadRequest):
         # What a client still sends of a refused body is not the start of its next request.
-        headers = {"connection": "close"} if why.status == TOO_LARGE else None
+        headers = {"connection": "close"} if why.status in (TOO_LARGE, TOO_SLOW) else None
         return _json(reply.error(why, why.status), why.status, headers)
     if isinstance(why, Busy):
         return _json(reply.error(why, TOO_MANY), TOO_MANY, {"retry-after": str(why.retry_after_s)})

@@ -20,9 +20,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
-TOO_LARGE = 413
+TOO_LARGE, TOO_SLOW = 413, 408
 DRAIN_BYTES = 64 << 20  # of a body that is too large, read and forgotten so that its sender can read the answer
 DRAIN_S = 5.0
+BODY_S = 30.0  # for a whole body; a slow link carries two megabytes in that time
 JSON, EVENTS = b"application/json", b"text/event-stream; charset=utf-8"
 _UNFIT = re.compile(rb"[^\x20-\x7e]")
 
@@ -69,23 +70,14 @@ class Call:
         """Never more than ``limit`` bytes of it in memory.
 
         Raises:
-            BadRequest: (413) it is larger.
+            BadRequest: (413) it is larger, (408) it takes too long.
             ClientGone: it never came whole.
         """
-        announced = self.header(b"content-length")
-        if announced.isdigit() and int(announced) > limit:
-            await self._drain()
-            raise _too_large(limit)
-        parts, size, more = [], 0, True
-        while more:
-            message = await self._next()
-            parts.append(message.get("body", b""))
-            size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > limit:
-                if more:
-                    await self._drain()
-                raise _too_large(limit)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        try:
+            async with asyncio.timeout(BODY_S):
+                return await self._body(limit)
+        except TimeoutError:
+            raise BadRequest(f"the body took more than {BODY_S:g} s", "body", "request_too_slow", TOO_SLOW) from None
 
     async def unless_gone(self, answering: Awaitable[T]) -> T:
         """Await the answer, and cancel it if the client leaves first.
@@ -103,6 +95,22 @@ class Call:
             raise
         finally:
             watching.cancel()
+
+    async def _body(self, limit: int) -> bytes:
+        announced = self.header(b"content-length")
+        if announced.isdigit() and int(announced) > limit:
+            await self._drain()
+            raise _too_large(limit)
+        parts, size, more = [], 0, True
+        while more:
+            message = await self._next()
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > limit:
+                if more:
+                    await self._drain()
+                raise _too_large(limit)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _next(self) -> Message:
         message = await self.receive()
