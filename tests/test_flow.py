@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -149,7 +150,7 @@ async def test_an_answer_that_breaks_off_says_so_and_is_not_logged() -> None:
         await client.close()
 
 
-async def test_a_client_that_leaves_a_stream_ends_the_call_to_the_cloud() -> None:
+async def test_a_client_that_leaves_a_stream_ends_the_call_to_the_cloud(caplog: pytest.LogCaptureFixture) -> None:
     kit = cloudy("First", " and last.")
     assert isinstance(kit.cloud, SpeakingEngine)
     kit.cloud.last = asyncio.Event()
@@ -157,6 +158,7 @@ async def test_a_client_that_leaves_a_stream_ends_the_call_to_the_cloud() -> Non
         async with site.client.stream("POST", "/v1/chat/completions", json=body(stream=True)) as got:
             await next_delta(got.aiter_lines())
         await until(lambda: kit.cloud.cancelled == 1)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 # From a real endpoint

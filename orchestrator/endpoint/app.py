@@ -147,7 +147,7 @@ class Surface:
         try:
             answers = await call.unless_gone(self._in_turn(asked.requests, let_in.priority, stream))
         except Exception as why:
-            if stream is None or not stream.begun:
+            if stream is None or not stream.begun or isinstance(why, ClientGone):
                 raise
             if not isinstance(why, NetGPTError):
                 logger.error("a stream failed", exc_info=why)
