@@ -22,7 +22,8 @@ def test_every_example_is_a_valid_configuration(path: Path) -> None:
 
 
 def test_the_examples_are_the_promised_ones() -> None:
-    assert [path.stem for path in EXAMPLES] == ["budgets", "gpu", "openai-cloud", "shared-gpu", "single-machine"]
+    promised = ["budgets", "gpu", "openai-cloud", "production", "shared-gpu", "single-machine"]
+    assert [path.stem for path in EXAMPLES] == promised
     gpu = load_config(EXAMPLES[1])
     assert (gpu.site.engine.model, gpu.cloud.model) == ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-32B")
 
