@@ -29,7 +29,7 @@ def test_the_examples_are_the_promised_ones() -> None:
 
 
 def test_the_single_machine_example_names_only_bundled_models() -> None:
-    config = load_config(EXAMPLES[4])
+    config = load_config(next(path for path in EXAMPLES if path.stem == "single-machine"))
     assert (config.site.engine.model, config.cloud.model) == ("bundled:edge", "bundled:cloud")
     assert config.ray.address is None
 
