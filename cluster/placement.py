@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import ray
 
+from cluster.memory import settle
 from cluster.metrics import GaugeExporter
 from cluster.session import NAMESPACE
 from policies.errors import BadConfig, NetGPTError
@@ -160,6 +161,7 @@ class _Host:
     async def _start(self, make: Callable[[], Service], tags: dict[str, str]) -> dict[str, Any]:
         self._service = make()
         await self._service.start()
+        settle()
         self._metrics = GaugeExporter(self._service.gauges, tags, METRICS_S)
         self._metrics.start()
         return self._service.info()

@@ -17,6 +17,7 @@ import uvloop
 import orchestrator.site
 from actors.log_record import OffloadRecord
 from actors.swap import Weights
+from cluster.memory import settle
 from orchestrator.config import Config, default_config
 from orchestrator.site import EdgeSite
 
@@ -58,6 +59,7 @@ async def serve(config: Config, weights: Path, upstream: str) -> None:
         config, Weights("edge-0000-00000000", weights), cloud_url=upstream, cloud_model="upstream", router=NO_ROUTER
     )
     await running.start()
+    settle()
     try:
         await asyncio.Event().wait()
     finally:
