@@ -194,7 +194,7 @@ async def test_an_adapter_larger_than_its_room_is_refused_by_the_server_which_go
 
 
 @pytest.mark.parametrize(
-    ("what", "words"), [("model", "not the weights of"), ("key", "401"), ("nobody", "ConnectError")]
+    ("what", "words"), [("model", "not the weights of"), ("key", "401"), ("nobody", "ClientConnectorError")]
 )
 async def test_a_server_that_cannot_be_shared_is_refused_at_once(
     url: str, dirs: dict[str, Path], tmp_path: Path, what: str, words: str
