@@ -40,17 +40,16 @@ def start(status: int, media_type: bytes, headers: Mapping[str, str]) -> Message
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole response."""
+    """A whole response, in JSON."""
 
     body: bytes
     status: int = 200
     headers: Mapping[str, str] | None = None
-    media_type: bytes = JSON
 
     async def send(self, send: Send) -> None:
         """Write it."""
         length = {"content-length": str(len(self.body))}
-        await send(start(self.status, self.media_type, {**length, **(self.headers or {})}))
+        await send(start(self.status, JSON, {**length, **(self.headers or {})}))
         await send({"type": "http.response.body", "body": self.body})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from actors.feedback_log import Verdict
-from orchestrator.endpoint.chat_schema import MAX_TOOLS, Strict, first_problem
+from orchestrator.endpoint.chat_schema import MAX_TOOLS, CalledFunction, Strict, first_problem
 from orchestrator.endpoint.json_body import read_json
 from policies.errors import BadRequest
 from policies.toolcalls import render
@@ -20,19 +20,12 @@ from policies.types import ToolCall
 _ID = re.compile(r"(?:chatcmpl-|resp_)?([0-9a-f]{32}(?:-\d{1,2})?)")
 
 
-class RightFunction(Strict):
-    """The function that should have been called."""
-
-    name: str
-    arguments: str
-
-
 class RightCall(Strict):
     """A call that should have been made."""
 
     id: str | None = None
     type: str = Field(default="function", pattern="^function$")
-    function: RightFunction
+    function: CalledFunction
 
 
 class RightMessage(Strict):

@@ -6,6 +6,7 @@ What the models leave to code (fields that are ignored, fields that must be empt
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,6 +23,7 @@ IGNORED = {"description": "Taken and ignored: it does not change an answer."}
 TEXT, NUMBER, INTEGER, FLAG = ({"type": name} for name in ("string", "number", "integer", "boolean"))
 
 
+@lru_cache(maxsize=1)  # it takes some milliseconds, and whoever reaches the port may ask for it
 def document() -> Json:
     """The document, OpenAPI 3.1."""
     pairs: Any = [(model, "validation") for model in (ChatBody, ResponsesBody, FeedbackBody)]
