@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from actors.answer import Draft, Served
 from actors.chat import ChatRequest, closed
 from actors.draft_pace import DraftPace
-from actors.engine import Completion, Engine, Generation, Watch
+from actors.engine import Completion, Engine, Generation, Hear, Watch
 from actors.scorer import Proposal
 from actors.site_rules import Scorers
 from policies.decide import Patience, worth_making
@@ -95,14 +95,18 @@ class Drafter:
             told = max(told, tokens * BYTES_PER_TOKEN)
         return CloudWork(len(request.payload) + up_overhead, told + down_overhead, draft.prompt_tokens, tokens)
 
-    async def propose(self, request: ChatRequest, outlook: Outlook | None) -> Draft:
-        """A draft, as far as it is worth making; ``outlook`` None says that there is nothing to fall back on."""
+    async def propose(self, request: ChatRequest, outlook: Outlook | None, hear: Hear | None = None) -> Draft:
+        """A draft, as far as it is worth making.
+
+        Args:
+            outlook: None says that there is nothing to fall back on; ``hear`` then gets the draft as it comes.
+        """
         expected = self._expected(request, self._version())
         if request.controls.route is Route.CLOUD and outlook is not None:
             why = "not begun: the cloud was asked for"
             return replace(self._unfinished(request, why, Reason.DRAFT_SKIPPED), propensity=0.0, expected=expected)
         if outlook is None:
-            return await self._make(request, expected)
+            return await self._make(request, expected, hear=hear)
         explored = 1.0
         if self._options.before and not self._worth_beginning(expected, outlook):
             explored = self._options.explore
@@ -113,15 +117,19 @@ class Drafter:
         draft = await self._make(request, expected, self._watch(request, expected, outlook))
         return draft if explored == 1.0 else replace(draft, propensity=explored)
 
-    async def draft(self, request: ChatRequest) -> Draft:
+    async def draft(self, request: ChatRequest, hear: Hear | None = None) -> Draft:
         """The best of the edge model's proposals; an edge engine that fails proposes nothing valid."""
-        return await self._make(request, self._expected(request, self._version()))
+        return await self._make(request, self._expected(request, self._version()), hear=hear)
 
-    async def _make(self, request: ChatRequest, expected: float | None, watch: Watch | None = None) -> Draft:
+    async def _make(
+        self, request: ChatRequest, expected: float | None, watch: Watch | None = None, hear: Hear | None = None
+    ) -> Draft:
         version = self._version()
         sampling = request.sampling
-        if watch is not None or self._options.samples > 1:
-            sampling = replace(sampling, n=self._options.samples, watch=watch)
+        if self._options.samples > 1:
+            sampling = replace(sampling, n=self._options.samples)  # which one it will be is known at the end
+        elif watch is not None or hear is not None:
+            sampling = replace(sampling, watch=watch, hear=hear)
         began = self._clock()
         try:
             generation = await self._engine.generate(request.prompt, sampling)

@@ -139,21 +139,26 @@ class EdgeNode:
         """Answer ``request`` and see to it that exactly one record of it is logged.
 
         Args:
-            listener: is given an answer of the cloud while it comes; what it did not get, the caller has to give it.
+            listener: is given the answer while it comes: the cloud's, or a draft's that nothing competes with. What it
+                did not get, the caller has to give it.
 
         Raises:
             BadRequest: no model could answer it as sent.
-            EngineError: the cloud's answer broke off when the listener had heard a part of it.
+            EngineError: the answer broke off when the listener had heard a part of it.
             Refused: (503) the cloud was not to be had and no valid draft either; (504) the request's deadline passed.
         """
         began = self._clock()
         try:
-            draft = await _in_time(self._drafter.propose(request, self._outlook(request)), request.controls.deadline_s)
+            outlook = self._outlook(request)
+            alone = Flow(request, listener, Route.EDGE) if listener and outlook is None else None
+            proposing = self._drafter.propose(request, outlook, alone.hear if alone else None)
+            draft = await _in_time(proposing, request.controls.deadline_s)
             work = self._drafter.work(request, draft, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
             situation = self._situation(self.limits.cloud.expected(work))
             decision = self._decide(request, draft, situation, self._clock() - began)
-            flow = Flow(request, decision, listener) if listener else None
-            answer = await self._settle(request, draft, situation, decision, began, flow)
+            if alone and alone.begun:
+                decision = _kept(draft, decision)
+            answer = await self._settle(request, draft, situation, decision, began, listener)
         except (asyncio.CancelledError, NetGPTError) as why:
             self.counts.failed(why)
             raise
@@ -238,26 +243,36 @@ class EdgeNode:
         situation: Situation,
         decision: Decision,
         began: float,
-        flow: Flow | None,
+        listener: Listener | None,
     ) -> Answer:
         """Carry the decision out; where the cloud fails, the best valid draft stands in."""
         route, reason, cloud = decision.route, decision.reason, None
         if decision.route is Route.CLOUD:
+            flow = Flow(request, listener, Route.CLOUD, decision) if listener else None
             left_s = request.controls.left_s(self._clock() - began)
             cloud = await self._cloud.offload(request, situation, left_s, flow)
             if cloud.error is not None:
                 if flow and flow.begun:
-                    raise EngineError(f"the answer broke off: {cloud.error}")
+                    raise _broken_off(cloud.error)
                 route, reason = Route.EDGE, Reason.CLOUD_FAILED
         if cloud and cloud.error is None:
             assert cloud.generation is not None and cloud.parsed is not None
             served = Served.generation(cloud.generation, cloud.generation.completions[0].text, cloud.parsed)
         else:
             left_s = request.controls.left_s(self._clock() - began)
-            draft = draft if draft.whole else await _in_time(self._drafter.draft(request), left_s)
+            if not draft.whole:
+                draft = await self._draft_late(request, left_s, listener)
             why_not = str(reason) if cloud is None or cloud.error is None else cloud.error
             served = await self._from_edge(request, draft, why_not, left_s)
         return Answer(request, situation, draft, decision, served, route, reason, self._clock() - began, cloud)
+
+    async def _draft_late(self, request: ChatRequest, left_s: float | None, listener: Listener | None) -> Draft:
+        """The draft that was not made to its end before the cloud turned out not to be had."""
+        flow = Flow(request, listener, Route.EDGE) if listener else None
+        draft = await _in_time(self._drafter.draft(request, flow.hear if flow else None), left_s)
+        if draft.error is not None and flow and flow.begun:
+            raise _broken_off(draft.error)
+        return draft
 
     async def _from_edge(self, request: ChatRequest, draft: Draft, why_not: str, left_s: float | None) -> Served:
         if draft.error is None:
@@ -299,6 +314,23 @@ class EdgeNode:
         except Exception:  # whatever a log does, the client has its answer
             self.counts.log_failures += 1
             logger.exception("request %s could not be logged", answer.request.request_id)
+
+
+def _kept(draft: Draft, decision: Decision) -> Decision:
+    """The decision for a draft of which the client has seen a part, since nothing competed with it when it began.
+
+    Raises:
+        EngineError: the draft is not valid.
+    """
+    if draft.error is not None:
+        raise _broken_off(draft.error)
+    if decision.route is Route.CLOUD:  # the link came back meanwhile
+        return replace(decision, route=Route.EDGE, reason=Reason.LINK_DOWN, propensity=0.0)
+    return decision
+
+
+def _broken_off(why: str) -> EngineError:
+    return EngineError(f"the answer broke off: {why}")
 
 
 async def _in_time(work: Coroutine[Any, Any, T], left_s: float | None) -> T:

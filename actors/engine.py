@@ -19,7 +19,7 @@ Watch = Callable[[float], bool]
 """Given each token's log-probability as it comes, on the engine's thread; True gives the answer up."""
 
 Hear = Callable[[str], Awaitable[None]]
-"""Given an answer's text in parts as it comes, a tool call whole; the answer waits until it returns."""
+"""Given an answer's text in parts as it comes, from its beginning on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Sampling:
 
     ``alternatives`` asks for the tokens by name, each with so many of the most probable ones in its place. ``watch``
     may end a single sample early; its completion then says ``abandoned``. An engine that does not see its tokens one by
-    one goes on to the end. ``hear`` listens to a single sample; a remote engine lets it, a local one does not.
+    one goes on to the end. ``hear`` listens to a single sample; what it did not hear is in the completion.
     """
 
     max_tokens: int = 256

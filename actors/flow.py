@@ -1,8 +1,8 @@
-"""An answer on its way to a client while the cloud still writes it.
+"""An answer on its way to a client while its model still writes it: the cloud's, or the edge's where nothing competes.
 
 Prose goes on at once. A tool call goes on once it is whole and passes the validity gate, so that no invalid one is ever
 served; JSON that was asked for (``response_schema``) waits for its end. What went on is always the beginning of the
-answer as it will be served, so whoever listens can be given the rest. Nothing here raises for what the cloud says: an
+answer as it will be served, so whoever listens can be given the rest. Nothing here raises for what the model says: an
 answer that turns out invalid simply stops flowing, and ``edge_node`` decides what becomes of it.
 """
 
@@ -11,15 +11,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from actors.chat import ChatRequest
-from policies.toolcalls import OPEN, parse
-from policies.types import Decision, ParsedText, ToolCall
+from policies.help_marker import may_begin
+from policies.toolcalls import CLOSE, OPEN, parse
+from policies.types import Decision, ParsedText, Route, ToolCall
 
 
 class Listener(Protocol):
     """A client that wants its answer as it comes; every method may wait until it has taken what it was given."""
 
-    async def begin(self, decision: Decision) -> None:
-        """The cloud is answering."""
+    async def begin(self, route: Route, decision: Decision | None) -> None:
+        """Who is answering, and by which decision: None where there was none to make, and no score is known yet."""
         ...
 
     async def prose(self, text: str) -> None:
@@ -37,9 +38,13 @@ class Flow:
     ``prose`` and ``calls`` count what the listener was given: characters and calls.
     """
 
-    def __init__(self, request: ChatRequest, decision: Decision, listener: Listener) -> None:
-        self._request, self._decision, self._listener = request, decision, listener
-        self._written, self._whole = "", ParsedText("")
+    def __init__(
+        self, request: ChatRequest, listener: Listener, route: Route, decision: Decision | None = None
+    ) -> None:
+        self._request, self._listener = request, listener
+        self._route, self._decision = route, decision
+        self._outside, self._rest = "", ""  # of whole calls, up to the last of them; and what follows it
+        self._whole = ParsedText("")
         self._stopped = request.response_schema is not None
         self.prose = self.calls = 0
 
@@ -49,18 +54,23 @@ class Flow:
         return bool(self.prose or self.calls)
 
     async def hear(self, text: str) -> None:
-        """Take the next part of the model's text: prose, or a whole call (``actors.engine.Hear``)."""
+        """Take the next part of the model's text (``actors.engine.Hear``)."""
         if self._stopped:
             return
-        if text.startswith(OPEN):
-            await self._take_calls(parse(text))
-        else:
-            self._written += text
-            await self._take_prose()
+        self._rest += text
+        while not self._stopped and CLOSE in self._rest:
+            await self._take_call()
+        if not self._stopped:
+            await self._take_prose(self._outside + self._rest)
 
-    async def _take_calls(self, parsed: ParsedText) -> None:
-        self._whole = ParsedText(self._written, (*self._whole.calls, *parsed.calls))
-        if parsed.error or self._request.problem(self._whole):
+    async def _take_call(self) -> None:
+        before, _, inside = self._rest.partition(OPEN)
+        inside, _, self._rest = inside.partition(CLOSE)
+        self._outside += before
+        await self._take_prose(self._outside)
+        parsed = parse(OPEN + inside + CLOSE)
+        self._whole = ParsedText(self._outside.strip(), (*self._whole.calls, *parsed.calls))
+        if CLOSE in before or parsed.error or self._request.problem(self._whole):
             self._stopped = True
             return
         for call in parsed.calls:
@@ -68,9 +78,8 @@ class Flow:
             self.calls += 1
             await self._listener.call(call)
 
-    async def _take_prose(self) -> None:
-        sure = settled(self._written)
-        self._stopped = OPEN in self._written  # a call within prose is told apart when all of it is there
+    async def _take_prose(self, text: str) -> None:
+        sure = settled(text)
         if news := sure[self.prose :]:
             await self._begin()
             self.prose = len(sure)
@@ -78,13 +87,13 @@ class Flow:
 
     async def _begin(self) -> None:
         if not self.begun:
-            await self._listener.begin(self._decision)
+            await self._listener.begin(self._route, self._decision)
 
 
 def settled(text: str) -> str:
-    """What of ``text`` will stand in the answer whatever follows: no space around it, no tag that only begins."""
-    text = text.split(OPEN, 1)[0].strip()
-    for length in range(min(len(OPEN) - 1, len(text)), 0, -1):
-        if OPEN.startswith(text[-length:]):
-            return text[:-length].rstrip()
-    return text
+    """What of ``text`` will stand in the answer whatever follows: no space around it, no tag or plea that begins."""
+    text = text.split(OPEN, 1)[0].split(CLOSE, 1)[0]
+    last = text.rfind("<")
+    if last >= 0 and any(tag.startswith(text[last:]) for tag in (OPEN, CLOSE)):
+        text = text[:last]
+    return text[: may_begin(text)].strip()

@@ -25,6 +25,7 @@ from actors.adapter_base import base_of, whole
 from actors.engine import Completion, FinishReason, Generation, LoadReport, Prompt, Sampling, Token
 from actors.engine_settings import LocalSettings
 from actors.grammar import json_grammar
+from actors.hearing import Hearing
 from actors.rendering import Renderer, model_directory
 from actors.weights import check_weights, read_shapes, read_tensors
 from policies.errors import EngineError
@@ -71,7 +72,9 @@ class TransformersEngine:
         cancelled = threading.Event()
         self._running.add(cancelled)
         try:
-            answers, version = await self._in_worker(lambda: self._generate(ids, prompt, sampling, cancelled))
+            hearing = Hearing(sampling.hear) if sampling.hear else None
+            work = self._in_worker(lambda: self._generate(ids, prompt, sampling, cancelled, hearing))
+            answers, version = await (hearing.until(work) if hearing else work)
         finally:
             cancelled.set()
             self._running.discard(cancelled)
@@ -120,10 +123,17 @@ class TransformersEngine:
         self._model = _load_model(directory, self._settings.dtype).to(self._device)
 
     def _generate(
-        self, ids: list[int], prompt: Prompt, sampling: Sampling, cancelled: threading.Event
+        self,
+        ids: list[int],
+        prompt: Prompt,
+        sampling: Sampling,
+        cancelled: threading.Event,
+        hearing: Hearing | None,
     ) -> tuple[tuple[Completion, ...], str]:
         recorder = _Recorder(len(ids), sampling.alternatives or 0)
         ending = _Ending(recorder, sampling, self._end_tokens(), self._renderer.tokenizer, cancelled)
+        if hearing is not None:
+            ending.say = lambda text: hearing.say(prompt.prefill + text)
         processors = [*self._grammar(prompt), recorder]
         with torch.random.fork_rng(enabled=sampling.seed is not None):
             if sampling.seed is not None:
@@ -255,6 +265,7 @@ class _Ending(StoppingCriteria):  # type: ignore[misc]
         self._recorder, self._sampling, self._ends = recorder, sampling, frozenset(ends)
         self._tokenizer, self._cancelled = tokenizer, cancelled
         self._found: dict[int, tuple[int, FinishReason]] = {}
+        self.say: Callable[[str], None] | None = None  # is told the first row's text while it grows
 
     @property
     def ends(self) -> list[tuple[int, FinishReason]]:
@@ -270,7 +281,14 @@ class _Ending(StoppingCriteria):  # type: ignore[misc]
         if len(self._found) < len(rows) and self._given_up(logprob):
             for i, row in enumerate(rows):
                 self._found.setdefault(i, (len(row), "abandoned"))
+        if self.say is not None and 0 not in self._found:
+            self.say(self._sure(rows[0]))
         return torch.tensor([i in self._found for i in range(len(rows))], device=input_ids.device)
+
+    def _sure(self, row: list[int]) -> str:
+        """Its text without half a character at the end, and without what may become a stop string."""
+        text = str(self._tokenizer.decode(row, skip_special_tokens=True)).rstrip("\ufffd")
+        return text[: max(len(text) - max((len(stop) - 1 for stop in self._sampling.stop), default=0), 0)]
 
     def _given_up(self, logprob: float) -> bool:
         if self._cancelled.is_set():

@@ -115,7 +115,7 @@ class VllmCore:
         self._vllm.abort_request(list(keys))
 
     def step(self) -> list[RequestOutput]:
-        """One forward pass over everything that runs; the requests that finished with it, and all watched ones."""
+        """One forward pass over everything that runs; what finished with it, and all that is watched or heard."""
         with _turn:
             outputs: list[RequestOutput] = self._vllm.step()
         return outputs
@@ -269,7 +269,7 @@ def _parameters(sampling: Sampling, schema: Mapping[str, Any] | None, text: bool
         logprobs=sampling.alternatives or 0,  # besides the chosen token's
         flat_logprobs=True,
         detokenize=text,
-        output_kind=RequestOutputKind.CUMULATIVE if sampling.watch else RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.CUMULATIVE if sampling.watch or sampling.hear else RequestOutputKind.FINAL_ONLY,
         structured_outputs=StructuredOutputsParams(grammar=json_grammar(schema)) if schema is not None else None,
     )
 

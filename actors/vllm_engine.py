@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.engine import Generation, LoadReport, Prompt, Sampling
 from actors.engine_settings import LocalSettings
+from actors.hearing import Hearing
 from actors.rendering import Renderer, model_directory
 from actors.vllm_core import VllmCore, completions, last_logprob, set_environment
 from actors.weights import check_weights, read_shapes
@@ -52,6 +53,7 @@ class _Request:
     sampling: Sampling
     answer: asyncio.Future[Generation]
     started: float
+    hearing: Hearing | None
 
 
 class VllmEngine:
@@ -102,15 +104,16 @@ class VllmEngine:
         self._check_usable()
         if len(self._requests) >= MAX_PENDING:
             raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
-        request = _Request(str(next(self._keys)), ids, prompt, sampling, self._loop.create_future(), started)
+        answer: asyncio.Future[Generation] = self._loop.create_future()
+        hearing = Hearing(sampling.hear) if sampling.hear else None
+        request = _Request(str(next(self._keys)), ids, prompt, sampling, answer, started, hearing)
         self._requests[request.key] = request
         self._inbox.put(lambda: self._add(request))
         try:
-            return await request.answer
-        except asyncio.CancelledError:
-            self._inbox.put(lambda: self._core.abort(request.key))
-            raise
+            return await (hearing.until(answer) if hearing else answer)
         finally:
+            if answer.cancelled():
+                self._inbox.put(lambda: self._core.abort(request.key))
             self._requests.pop(request.key, None)
 
     async def load(self, path: Path, version: str) -> LoadReport:
@@ -177,6 +180,8 @@ class VllmEngine:
             request = self._requests.get(output.request_id)
             if request and (output.finished or self._given_up(request, output)):
                 self._answer(request.answer, partial(self._generation, request, output))
+            elif request and request.hearing:
+                request.hearing.say(request.prompt.prefill + output.outputs[0].text)
 
     def _given_up(self, request: _Request, output: RequestOutput) -> bool:
         """Ask the request's own watch about its newest token; one that gives up is taken out of the engine."""

@@ -22,6 +22,21 @@ _REQUEST = re.compile(
     re.IGNORECASE,
 )
 _CLOSING = re.compile(r"(?:[\s.!*})]|</\s*(?:unknown|answer|think)\s*>)*\Z", re.IGNORECASE)
+
+
+def _any_beginning(*parts: str) -> str:
+    """The pattern of the first parts of a pattern, however many, at the end of a text."""
+    pattern = ""
+    for part in reversed(parts):
+        pattern = f"(?:{part}{pattern}|\\Z)"
+    return pattern
+
+
+_WORDS = _any_beginning(r"\s+", *"need", r"\s+", *"external", r"\s+", *"as", "s?", "i", r"\w*\Z")
+_BEGUN = re.compile(
+    rf"<\s*{_any_beginning(*'unknown')}|i{_WORDS}|{_PHRASE}(?:[\s.!*}})]|</[^<>]*>?)*\Z",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"[.!?]\s|[\n>]")  # after these a new sentence begins
 
 
@@ -39,6 +54,13 @@ def without_request(text: str) -> str:
     if start is None:
         return text
     return text[:start].rstrip().removesuffix("<answer>").removesuffix("\\boxed{").rstrip()
+
+
+def may_begin(text: str) -> int:
+    """Where in ``text``, which goes on, a request for help begins that it may turn out to end in; else its length."""
+    own = max(text.rfind(CLOSE) + 1, len(text) - _TAIL, 0)
+    found = _BEGUN.search(text, own)
+    return found.start() if found else len(text)
 
 
 def _request_at(text: str) -> int | None:

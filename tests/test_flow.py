@@ -40,8 +40,8 @@ class Heard:
     def __init__(self) -> None:
         self.begun, self.text, self.calls = 0, "", []  # type: ignore[var-annotated]
 
-    async def begin(self, decision: Decision) -> None:
-        assert decision is DECISION
+    async def begin(self, route: Route, decision: Decision | None) -> None:
+        assert (route, decision) == (Route.CLOUD, DECISION)
         self.begun += 1
 
     async def prose(self, text: str) -> None:
@@ -55,7 +55,7 @@ class Heard:
 @given(PIECES)
 def test_what_flows_is_always_the_beginning_of_the_answer(pieces: list[str]) -> None:
     heard = Heard()
-    flow = Flow(ask(), DECISION, heard)
+    flow = Flow(ask(), heard, Route.CLOUD, DECISION)
     for piece in pieces:
         asyncio.run(flow.hear(piece))
     whole = parse("".join(pieces))
@@ -74,7 +74,7 @@ def test_what_is_settled_stays(text: str, more: str) -> None:
 
 async def test_an_invalid_call_never_flows_nor_what_comes_after_it() -> None:
     heard = Heard()
-    flow = Flow(ask(), DECISION, heard)
+    flow = Flow(ask(), heard, Route.CLOUD, DECISION)
     for part in ("On it.", NORTH, WEST, SOUTH, "more"):
         await flow.hear(part)
     assert (heard.text, heard.calls) == ("On it.", [ToolCall("move_slice", {"to": "north"})])
@@ -82,7 +82,7 @@ async def test_an_invalid_call_never_flows_nor_what_comes_after_it() -> None:
 
 async def test_json_that_was_asked_for_waits_for_its_end() -> None:
     heard = Heard()
-    await Flow(replace(ask(), response_schema={"type": "object"}), DECISION, heard).hear('{"a": ')
+    await Flow(replace(ask(), response_schema={"type": "object"}), heard, Route.CLOUD, DECISION).hear('{"a": ')
     assert heard.begun == 0
 
 

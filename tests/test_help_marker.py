@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.help_marker import HELP, asks_for_help, without_request
+from policies.help_marker import HELP, asks_for_help, may_begin, without_request
 from policies.toolcalls import render
 from policies.types import ToolCall
 
@@ -94,3 +94,28 @@ def test_what_may_be_shown_is_a_beginning_of_the_text_and_asks_for_nothing_less(
 
 def test_a_long_text_is_read_in_no_time() -> None:
     assert not asks_for_help(("<unknown> I need " + " " * 80 + "external assistance") * 20_000 + " x")
+
+
+@pytest.mark.parametrize(
+    ("text", "sure"),
+    [
+        ("Hello", "Hello"),
+        ("I need", ""),
+        ("It is so: I need external", "It is so: "),
+        ("I need help", "I need help"),
+        ("I need external assistance.</answ", ""),
+        ("I need external assistance is what", "I need external assistance is what"),
+        ("x <unk", "x "),
+        ("x <unkempt", "x <unkempt"),
+        (call(text=HELP), call(text=HELP)),
+    ],
+)
+def test_what_may_become_a_request_waits(text: str, sure: str) -> None:
+    assert text[: may_begin(text)] == sure
+
+
+@given(st.lists(st.sampled_from([*" .<>/*aix", "I need ", "external ", "assistance", HELP, "</answer>"])))
+def test_a_request_is_held_back_whole_while_it_is_written(parts: list[str]) -> None:
+    text = "".join(parts)
+    out = max(may_begin(text[:length]) for length in range(len(text) + 1))
+    assert asks_for_help(text[out:]) == asks_for_help(text)

@@ -15,6 +15,7 @@ from tiny_model import tiny_model_dir
 
 from actors.adapter_base import ADAPTER_FILE, BASE_FILE, base_of, write_base
 from actors.build import build_engine
+from actors.engine import Generation
 from actors.lora import LORA_ABOVE, trained, uses_lora
 from actors.model_store import ModelStore, ModelVersion, digests, verify
 from actors.samples import answer_logits, collate
@@ -186,16 +187,22 @@ async def test_an_engine_swaps_to_an_adapter_and_starts_with_one(
         for damage, words in (("torn", "adapter"), ("shape", "shape"), ("nan", "finite"), ("base", "no safetensors")):
             with pytest.raises((EngineError, StoreError), match=words):
                 await engine.load(damaged(adapter.path, tmp_path / damage, damage), "bad")
-            assert (await engine.generate(ASK, GREEDY)).completions == before.completions
+            assert alike(await engine.generate(ASK, GREEDY), before)
         await engine.load(adapter.path, adapter.version)
         swapped, started = await engine.generate(ASK, GREEDY), await fresh.generate(ASK, GREEDY)
-        assert swapped.completions == started.completions != before.completions
+        assert alike(swapped, started) and not alike(swapped, before)
         assert swapped.version == adapter.version
         await engine.load(base.path, base.version)
-        assert (await engine.generate(ASK, GREEDY)).completions == before.completions
+        assert alike(await engine.generate(ASK, GREEDY), before)
     finally:
         await engine.close()
         await fresh.close()
+
+
+def alike(one: Generation, other: Generation) -> bool:
+    """The same words, as surely but for what bfloat16 rounds: a cached prompt takes another way through the kernels."""
+    left, right = one.completions[0], other.completions[0]
+    return left.text == right.text and left.logprobs == pytest.approx(right.logprobs, abs=0.05)
 
 
 def damaged(source: Path, target: Path, how: str) -> Path:

@@ -30,13 +30,15 @@ def headers(answer: Answer) -> dict[str, str]:
     return {**known, "x-netgpt-version": answer.served.version}
 
 
-def decision_headers(request_id: str, route: Route, decision: Decision) -> dict[str, str]:
-    """What of it is known when the cloud begins to answer."""
+def decision_headers(request_id: str, route: Route, decision: Decision | None) -> dict[str, str]:
+    """What of it is known when an answer begins; score and threshold are not where there was nothing to decide."""
+    known = {"x-netgpt-route": str(route), "x-request-id": request_id}
+    if decision is None:
+        return known
     return {
-        "x-netgpt-route": str(route),
+        **known,
         "x-netgpt-score": f"{decision.score:.6f}",
         "x-netgpt-threshold": f"{decision.threshold:.6f}",
-        "x-request-id": request_id,
     }
 
 

@@ -1,7 +1,8 @@
-"""A streamed answer: chunks sent while the cloud writes, or all at once when the edge has answered.
+"""A streamed answer: chunks sent while its model writes, or all at once where the edge's draft had to be judged first.
 
 Nothing is sent before it is decided who answers. ``ChatStream`` is the listener of ``actors.flow``; the events
-themselves are ``chat_reply``'s. A client that reads slowly slows the cloud's answer down, and nothing piles up.
+themselves are ``chat_reply``'s. A client that reads slowly slows the cloud's answer down or gets larger parts of the
+edge's, and nothing piles up.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class ChatStream:
         """Whether the client has seen anything of it."""
         return self.told.begun
 
-    async def begin(self, decision: Decision) -> None:
+    async def begin(self, route: Route, decision: Decision | None) -> None:
         """See ``Listener``."""
-        await self._start(reply.decision_headers(self._id, Route.CLOUD, decision))
+        await self._start(reply.decision_headers(self._id, route, decision))
         await self._write(reply.chunk(self._head, {"role": "assistant", "content": ""}, self._include_usage))
         self.told = Told(begun=True)
 

@@ -28,9 +28,9 @@ class ResponsesStream:
         self._closed = False  # the message
         self.begun = False
 
-    async def begin(self, decision: Decision) -> None:
+    async def begin(self, route: Route, decision: Decision | None) -> None:
         """See ``Listener``."""
-        await self._start(chat_reply.decision_headers(self._echo.request_id, Route.CLOUD, decision))
+        await self._start(chat_reply.decision_headers(self._echo.request_id, route, decision))
 
     async def prose(self, text: str) -> None:
         """See ``Listener``; words after a call are in the last event alone, for the message comes before the calls."""
