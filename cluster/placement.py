@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
+import uvloop
 
 from cluster.memory import settle
 from cluster.metrics import GaugeExporter
@@ -141,7 +142,7 @@ class _Host:
 
     def __init__(self, make: Callable[[], Service], tags: dict[str, str]) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="service", daemon=True).start()
         self._service: Service | None = None
         self._metrics: GaugeExporter | None = None
