@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from heapq import nsmallest
 from typing import Self
 
 from policies.calibration import EDGE, Calibrator
@@ -32,7 +31,7 @@ class Running:
         """A whole draft at once; None where one of its log-probabilities is none."""
         if not all(logprob <= ROUNDING for logprob in logprobs):
             return None
-        lowest = sorted([*nsmallest(3, logprobs), 0.0, 0.0, 0.0])[:3]
+        lowest = sorted([*logprobs, 0.0, 0.0, 0.0])[:3]
         return cls(len(logprobs), sum(min(logprob, 0.0) for logprob in logprobs), lowest)
 
     def add(self, logprob: float) -> bool:

@@ -1,4 +1,7 @@
-"""Which tests run side by side: files do, but those that start Ray come one after the other, and first."""
+"""Which tests run side by side: files do, but those that start Ray come one after the other, and first.
+
+Hypothesis does not time its examples: beside engines and Ray they take as long as they take.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+settings.register_profile("beside_others", deadline=None)
+settings.load_profile("beside_others")
 
 RAY = ("test_system", "test_train_job", "test_train_policy", "test_learner", "test_ray_cluster", "test_session")
 

@@ -56,8 +56,12 @@ class Heard:
 def test_what_flows_is_always_the_beginning_of_the_answer(pieces: list[str]) -> None:
     heard = Heard()
     flow = Flow(ask(), heard, Route.CLOUD, DECISION)
-    for piece in pieces:
-        asyncio.run(flow.hear(piece))
+
+    async def hear() -> None:
+        for piece in pieces:
+            await flow.hear(piece)
+
+    asyncio.run(hear())
     whole = parse("".join(pieces))
     assert (flow.prose, flow.calls) == (len(heard.text), len(heard.calls))
     assert heard.begun == int(flow.begun) == int(bool(heard.text or heard.calls))

@@ -28,7 +28,7 @@ from policies.types import ToolCall
 KEY = "sk-very-secret"
 TOOL = {"type": "function", "function": {"name": "move", "parameters": {"type": "object"}}}
 ASK = Prompt([{"role": "user", "content": "move it"}], tools=[TOOL], tool_choice="required")
-SETTINGS = RemoteSettings(api_key=KEY, connect_s=1.0, idle_s=0.3, deadline_s=1.0)
+SETTINGS = RemoteSettings(api_key=KEY, connect_s=1.0, idle_s=1.0, deadline_s=2.0)
 
 Answer = Callable[[dict[str, Any]], Response | dict[str, Any] | Awaitable[Response]]
 

@@ -23,6 +23,7 @@ T = TypeVar("T")
 TOO_LARGE, TOO_SLOW = 413, 408
 DRAIN_BYTES = 64 << 20  # of a body that is too large, read and forgotten so that its sender can read the answer
 DRAIN_S = 5.0
+UNWATCHED_S = 0.01  # most answers of a cache or a small model are there sooner than a watch pays
 BODY_S = 30.0  # for a whole body; a slow link carries two megabytes in that time
 JSON, EVENTS = b"application/json", b"text/event-stream; charset=utf-8"
 _UNFIT = re.compile(rb"[^\x20-\x7e]")
@@ -85,7 +86,7 @@ class Call:
             ClientGone: it did.
         """
         watch = _Watch(self.receive, asyncio.current_task())
-        watching = asyncio.create_task(watch.run())
+        beginning = asyncio.get_running_loop().call_later(UNWATCHED_S, watch.begin)
         try:
             return await answering
         except asyncio.CancelledError:
@@ -93,7 +94,8 @@ class Call:
                 raise ClientGone from None
             raise
         finally:
-            watching.cancel()
+            beginning.cancel()
+            watch.end()
 
     async def _body(self, limit: int) -> bytes:
         announced = self.header(b"content-length")
@@ -130,8 +132,16 @@ class _Watch:
 
     def __init__(self, receive: Receive, task: asyncio.Task[Any] | None) -> None:
         self._receive, self._task, self.left = receive, task, False
+        self._watching: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
+    def begin(self) -> None:
+        self._watching = asyncio.create_task(self._run())
+
+    def end(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _run(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.left = True
