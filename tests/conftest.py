@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-settings.register_profile("beside_others", deadline=None)
+settings.register_profile("beside_others", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("beside_others")
 
 RAY = ("test_system", "test_train_job", "test_train_policy", "test_learner", "test_ray_cluster", "test_session")
