@@ -24,7 +24,7 @@ from actors.cloud_calls import CloudCalls, Link
 from actors.controls import barred, wished
 from actors.drafting import Drafter, DraftOptions, Outlook
 from actors.engine import Engine
-from actors.flow import Flow, Listener
+from actors.flow import Flow, Listener, broken_off, kept
 from actors.limits import LimitOptions, Limits
 from actors.log_record import OffloadRecord
 from actors.node_counts import NodeCounts
@@ -33,7 +33,7 @@ from actors.site_rules import Scorers, SiteRules
 from actors.swap import Swapper, SwapReport, Weights
 from policies.cost import cloud_latency_s
 from policies.decide import decide
-from policies.errors import EngineError, NetGPTError, Refused
+from policies.errors import NetGPTError, Refused
 from policies.types import CloudWork, Decision, LinkState, Reason, Route, RoutingState
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class EdgeNode:
             situation = self._situation(self.limits.cloud.expected(work))
             decision = self._decide(request, draft, situation, self._clock() - began)
             if alone and alone.begun:
-                decision = _kept(draft, decision)
+                decision = kept(draft.error, decision)
             answer = await self._settle(request, draft, situation, decision, began, listener)
         except (asyncio.CancelledError, NetGPTError) as why:
             self.counts.failed(why)
@@ -253,7 +253,7 @@ class EdgeNode:
             cloud = await self._cloud.offload(request, situation, left_s, flow)
             if cloud.error is not None:
                 if flow and flow.begun:
-                    raise _broken_off(cloud.error)
+                    raise broken_off(cloud.error)
                 route, reason = Route.EDGE, Reason.CLOUD_FAILED
         if cloud and cloud.error is None:
             assert cloud.generation is not None and cloud.parsed is not None
@@ -271,7 +271,7 @@ class EdgeNode:
         flow = Flow(request, listener, Route.EDGE) if listener else None
         draft = await _in_time(self._drafter.draft(request, flow.hear if flow else None), left_s)
         if draft.error is not None and flow and flow.begun:
-            raise _broken_off(draft.error)
+            raise broken_off(draft.error)
         return draft
 
     async def _from_edge(self, request: ChatRequest, draft: Draft, why_not: str, left_s: float | None) -> Served:
@@ -314,23 +314,6 @@ class EdgeNode:
         except Exception:  # whatever a log does, the client has its answer
             self.counts.log_failures += 1
             logger.exception("request %s could not be logged", answer.request.request_id)
-
-
-def _kept(draft: Draft, decision: Decision) -> Decision:
-    """The decision for a draft of which the client has seen a part, since nothing competed with it when it began.
-
-    Raises:
-        EngineError: the draft is not valid.
-    """
-    if draft.error is not None:
-        raise _broken_off(draft.error)
-    if decision.route is Route.CLOUD:  # the link came back meanwhile
-        return replace(decision, route=Route.EDGE, reason=Reason.LINK_DOWN, propensity=0.0)
-    return decision
-
-
-def _broken_off(why: str) -> EngineError:
-    return EngineError(f"the answer broke off: {why}")
 
 
 async def _in_time(work: Coroutine[Any, Any, T], left_s: float | None) -> T:

@@ -8,12 +8,14 @@ answer that turns out invalid simply stops flowing, and ``edge_node`` decides wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from actors.chat import ChatRequest
+from policies.errors import EngineError
 from policies.help_marker import may_begin
 from policies.toolcalls import CLOSE, OPEN, parse
-from policies.types import Decision, ParsedText, Route, ToolCall
+from policies.types import Decision, ParsedText, Reason, Route, ToolCall
 
 
 class Listener(Protocol):
@@ -88,6 +90,27 @@ class Flow:
     async def _begin(self) -> None:
         if not self.begun:
             await self._listener.begin(self._route, self._decision)
+
+
+def kept(problem: str | None, decision: Decision) -> Decision:
+    """The decision for a draft that began to flow since nothing competed with it.
+
+    Args:
+        problem: why it is not valid.
+
+    Raises:
+        EngineError: it is not.
+    """
+    if problem is not None:
+        raise broken_off(problem)
+    if decision.route is Route.CLOUD:  # the link came back meanwhile
+        return replace(decision, route=Route.EDGE, reason=Reason.LINK_DOWN, propensity=0.0)
+    return decision
+
+
+def broken_off(why: str) -> EngineError:
+    """What ends an answer of which the client has a part."""
+    return EngineError(f"the answer broke off: {why}")
 
 
 def settled(text: str) -> str:

@@ -6,7 +6,8 @@ in process, through the node and over HTTP, in changing order, after a throw-awa
 That the engine is not slower with a server around it is seen in *paired*: the request over HTTP minus the same prompt
 given to the bare engine, with a 95 % interval of its median. The client is a process of its own on a kept-alive
 connection, with the standard library's client, so that its cost is small and not the server's; ``openai`` is the same
-with that client. Requests whose draft is invalid are left out: at a site without a cloud they are drafted twice.
+with that client. Requests whose draft is invalid are left out: at a site without a cloud they are drafted twice. Then
+many clients ask at once (``many_clients``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from actors.build import build_engine
 from actors.chat import ChatRequest
@@ -38,9 +40,11 @@ from actors.offload_log import OffloadLog
 from actors.scorer import first_scorer
 from actors.site_rules import Scorers, SiteRules
 from actors.swap import Weights
-from benchmarks.figures import Figure, at_most, parser, percentile, publish
+from benchmarks.figures import Figure, at_least, at_most, parser, percentile, publish
+from benchmarks.many_clients import ASKERS, tokens_per_s
 from orchestrator.config import default_config, resolve_model
 from orchestrator.endpoint.app import Surface
+from orchestrator.endpoint.protocol import PatientProtocol
 from orchestrator.rules import PolicyBuilder, default_snapshot
 from orchestrator.site import KEEP_ALIVE_S, HostedServer
 from orchestrator.tasks.generator import Split, Task, tasks
@@ -48,7 +52,9 @@ from policies.errors import Refused
 from policies.types import LinkState
 
 MAX_TOKENS = 128
-TARGET_MS = 3.0
+ROUNDS = 5
+TARGET_MS = 2.0
+SHARE = 0.9  # of the bare engine's tokens a second that are left behind the endpoint
 CLIENT = """
 import http.client, json, sys, time
 kind, port = sys.argv[1], int(sys.argv[2])
@@ -142,11 +148,17 @@ class Times:
         return self.total - self.engine
 
 
-async def measure(engine: TimedEngine, node: EdgeNode, port: int, count: int) -> dict[str, list[Times]]:
-    """The ways to ask, one entry a task: ``engine`` and ``node`` in process, ``http`` and ``openai`` from outside."""
+async def measure(
+    engine: TimedEngine, node: EdgeNode, port: int, count: int
+) -> tuple[dict[str, list[Times]], list[Task]]:
+    """The ways to ask, one entry a task: ``engine`` and ``node`` in process, ``http`` and ``openai`` from outside.
+
+    Returns:
+        Them, and the tasks that were asked.
+    """
     plain, official = await _client("plain", port), await _client("openai", port)
     found: dict[str, list[Times]] = {"engine": [], "node": [], "http": [], "openai": []}
-    order = random.Random(0)
+    order, asked = random.Random(0), []
     for task in islice(tasks(0, Split.TEST), count):
         request, body, calls = _request(task), _body(task), engine.calls
         try:
@@ -155,6 +167,7 @@ async def measure(engine: TimedEngine, node: EdgeNode, port: int, count: int) ->
             continue
         if engine.calls != calls + 1:
             continue  # an invalid draft was made again under a grammar
+        asked.append(task)
         if not found["engine"]:
             await asyncio.gather(plain.ask(body), official.ask(body))  # both connect
         ways: list[tuple[str, Callable[[], Awaitable[float]]]] = [
@@ -169,7 +182,7 @@ async def measure(engine: TimedEngine, node: EdgeNode, port: int, count: int) ->
             found[name].append(Times(1e3 * seconds, 1e3 * (engine.spent_s - before)))
     await plain.close()
     await official.close()
-    return found
+    return found, asked
 
 
 def figures(found: dict[str, list[Times]]) -> list[Figure]:
@@ -192,6 +205,14 @@ def figures(found: dict[str, list[Times]]) -> list[Figure]:
     ]
 
 
+def _together(bare: float, served: float) -> list[Figure]:
+    return [
+        Figure(f"engine_tokens_per_s_{ASKERS}", bare, "1/s"),
+        Figure(f"http_tokens_per_s_{ASKERS}", served, "1/s"),
+        at_least(f"http_share_of_tokens_{ASKERS}", served / bare, "ratio", SHARE),
+    ]
+
+
 def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
     """The order statistics that hold the median with 95 % (normal approximation of the sign test)."""
     count = len(ordered)
@@ -210,7 +231,13 @@ async def run(model: str, count: int) -> list[Figure]:
             try:
                 node = _node(engine, path, log)
                 async with _served(node) as port:
-                    return figures(await measure(engine, node, port, count))
+                    found, asked = await measure(engine, node, port, count)
+                    requests, bodies = (
+                        [_request(task) for task in asked],
+                        [json.dumps(_body(task)).encode() for task in asked],
+                    )
+                    together = await tokens_per_s(engine, port, requests, bodies, ROUNDS)
+                    return [*figures(found), *_together(*together)]
             finally:
                 log.close()
     finally:
@@ -223,7 +250,7 @@ def main() -> int:
     arguments.add_argument("--model", default="bundled:edge", help="bundled:edge or a model directory")
     given = arguments.parse_args()
     count = 60 if given.quick else 400
-    measured = asyncio.run(run(given.model, count))
+    measured = uvloop.run(run(given.model, count))
     return publish("HTTP path against the engine in process", measured, given, {"model": given.model})
 
 
@@ -244,7 +271,7 @@ def _node(engine: Engine, path: Path, log: OffloadLog) -> EdgeNode:
 
 @asynccontextmanager
 async def _served(node: EdgeNode) -> AsyncIterator[int]:
-    options: dict[str, Any] = {"http": "httptools", "lifespan": "off", "log_config": None, "access_log": False}
+    options: dict[str, Any] = {"http": PatientProtocol, "lifespan": "off", "log_config": None, "access_log": False}
     server = HostedServer(uvicorn.Config(Surface(node), port=0, timeout_keep_alive=KEEP_ALIVE_S, **options))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  (uvicorn has no event for it)

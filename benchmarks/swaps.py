@@ -34,7 +34,7 @@ from orchestrator.tasks.generator import Split, tasks
 
 CLIENTS = 64
 PAUSE_S = 0.6  # between two swaps: some answers are whole within one version
-NOISE = 0.1  # of the second version's weights: other answers, still calls
+NOISE = 0.3  # of the second version's weights: other answers, still calls
 GAP_MS, ROLL_BACK_S = 100.0, 1.0
 WEIGHTS = "model.safetensors"
 
