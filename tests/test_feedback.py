@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema
 import pytest
 from edge_fakes import MOVE, NodeKit
-from test_http import body, error_of, listening
+from test_http import error_of, listening
 from test_learner import accepted, call, record
 
 from actors import feedback_log
 from actors.feedback_log import FeedbackLog, Verdict, read_feedback
 from orchestrator.client import AsyncNetGPT
 from orchestrator.endpoint.app import Surface
-from orchestrator.endpoint.openapi import document
 from orchestrator.lessons import held_out, lessons
 from policies.errors import LogError
 
@@ -154,52 +151,3 @@ def test_no_verdict_reaches_the_gate() -> None:
     found = taught(Verdict(str(GATED), 1, False, call("a")))
     assert [case.cloud for case in found.trials] == [None]
     assert not found.labels
-
-
-# The document
-
-
-async def test_the_document_tells_of_every_path_and_its_schemas_hold(tmp_path: Path) -> None:
-    told = document()
-    async with taking(tmp_path) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
-        assert (await client.get("/openapi.json")).json() == told
-        for path, operations in told["paths"].items():
-            for method in ("get", "post"):
-                status = (await client.request(method, path, json={} if method == "post" else None)).status_code
-                assert (status == 405) == (method not in operations), path
-        answers = {
-            "ChatCompletion": await client.post("/v1/chat/completions", json=body(n=2)),
-            "Response": await client.post("/v1/responses", json=RESPONSE),
-            "Feedback": await client.post("/v1/feedback", json={"id": ID, "right": True}),
-            "Models": await client.get("/v1/models"),
-            "Error": await client.post("/v1/chat/completions", json={}),
-        }
-    for name, reply in answers.items():
-        schema = {"$ref": f"#/components/schemas/{name}", "components": told["components"]}
-        jsonschema.Draft202012Validator(schema).validate(reply.json())
-
-
-@pytest.mark.parametrize(
-    ("given", "fits"),
-    [
-        (body(), True),
-        (body(user="u", logit_bias={}, frequency_penalty=0), True),
-        (body(logit_bias={"5": 1}), False),
-        (body(colour="red"), False),
-        (body(temperature=3), False),
-        (body(messages=[]), False),
-    ],
-)
-async def test_the_documents_schema_takes_what_the_endpoint_takes(
-    tmp_path: Path, given: dict[str, Any], fits: bool
-) -> None:
-    schema = {"$ref": "#/components/schemas/ChatBody", "components": document()["components"]}
-    assert jsonschema.Draft202012Validator(schema).is_valid(given) == fits
-    async with taking(tmp_path) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
-        assert ((await client.post("/v1/chat/completions", json=given)).status_code == 200) == fits
-
-
-def test_the_document_is_valid_json_schema_throughout() -> None:
-    for schema in document()["components"]["schemas"].values():
-        jsonschema.Draft202012Validator.check_schema(schema)
-    assert json.loads(json.dumps(document())) == document()

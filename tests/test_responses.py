@@ -127,6 +127,7 @@ async def test_a_stream_that_breaks_off_fails(site: Site) -> None:
     assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
 
 
+CALLED = {"type": "function_call", "call_id": "1", "name": "move_slice", "arguments": ""}
 WRONG = [
     ({"input": []}, "input"),
     ({"input": 5}, "input"),
@@ -134,6 +135,8 @@ WRONG = [
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
     ({"input": [{"type": "reasoning", "summary": []}]}, "input[0].type"),
     ({"input": [{"type": "function_call", "call_id": "1", "name": "t"}]}, "input[0].arguments"),
+    ({"input": [CALLED, {**CALLED, "arguments": "{"}]}, "input[1].arguments"),
+    ({"input": [CALLED, {"type": "function_call_output", "call_id": "", "output": "x"}]}, "input[1].call_id"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [{**FUNCTION, "name": "a b"}]}, "tools[0].name"),
     ({"tools": [{**FUNCTION, "parameters": {"type": "objekt"}}]}, "tools[0].parameters"),

@@ -1,10 +1,10 @@
 """The OpenAI surface of one site: an ASGI app around an ``EdgeNode``.
 
-``POST /v1/chat/completions`` and ``/v1/responses``, ``GET /v1/models``, ``/healthz`` (the process runs), ``/readyz``
-(it can answer). Bodies are read with a limit, requests in flight and in line are bounded, a client that leaves cancels
-its request. Every error has OpenAI's shape; the caller's mistakes are 4xx and name the field. Not here: decisions
-(``actors.edge_node``), who may ask (``gatekeeper``, ``admission``), the fields (``asked`` and the dialects behind it),
-bytes (``asgi``), the socket (``site``).
+``POST /v1/chat/completions`` and ``/v1/responses``, ``GET /v1/models`` and ``/v1/models/{model}``, ``/healthz`` (the
+process runs), ``/readyz`` (it can answer). Bodies are read with a limit, requests in flight and in line are bounded, a
+client that leaves cancels its request. Every error has OpenAI's shape; the caller's mistakes are 4xx and name the
+field. Not here: decisions (``actors.edge_node``), who may ask (``gatekeeper``, ``admission``), the fields (``asked``
+and the dialects behind it), bytes (``asgi``), the socket (``site``).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ RETRY_AFTER_S = 2  # the breaker's and the link probe's own pace: sooner would o
 TOO_MANY, TIMED_OUT = 429, 504
 INTERNAL = "internal error"
 ID_BYTES, IDS_AT_ONCE = 16, 64
+ONE_MODEL = "/v1/models/"  # the name follows; it may hold slashes
 Handler = Callable[[Call], Awaitable[Reply | None]]
 """Answers a call: returns the reply, or None when it has sent one by itself."""
 
@@ -105,6 +106,7 @@ class Surface:
             "/v1/responses": ("POST", partial(self._serve, responses_asked)),
             "/v1/feedback": ("POST", self._feedback),
             "/v1/models": ("GET", self._models),
+            ONE_MODEL: ("GET", self._model),
             "/openapi.json": ("GET", self._openapi),
             "/healthz": ("GET", self._healthz),
             "/readyz": ("GET", self._readyz),
@@ -130,7 +132,7 @@ class Surface:
             await answer.send(send)
 
     def _handler(self, scope: Mapping[str, Any]) -> Handler:
-        path = scope["path"]
+        path = ONE_MODEL if scope["path"].startswith(ONE_MODEL) else scope["path"]
         if path not in self._routes:
             raise BadRequest(f"there is no {path}", None, "not_found", 404)
         method, handler = self._routes[path]
@@ -175,12 +177,19 @@ class Surface:
 
     async def _openapi(self, _: Call) -> Reply:
         """What this endpoint takes and gives."""
-        return _json(document())
+        return _json(document(self._options.served_model))
 
     async def _models(self, call: Call) -> Reply:
         """The one model."""
         self._door.admit(call.header(b"authorization"))
         return _json(reply.models(self._options.served_model, self._started))
+
+    async def _model(self, call: Call) -> Reply:
+        """It by its name."""
+        self._door.admit(call.header(b"authorization"))
+        self._check_model(call.scope["path"].removeprefix(ONE_MODEL))
+        [model] = reply.models(self._options.served_model, self._started)["data"]
+        return _json(model)
 
     async def _healthz(self, _: Call) -> Reply:
         return _json({"status": "ok"})

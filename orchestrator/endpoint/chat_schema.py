@@ -7,15 +7,16 @@ refusal is one ``BadRequest`` with the JSON path of the field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from actors.chat import DEFAULT_MAX_TOKENS, ChatRequest
 from actors.controls import Controls
 from actors.engine import Sampling
+from orchestrator.endpoint.fields import WHOLE, Strict, first_problem, known_fields
 from orchestrator.endpoint.json_body import read_json
 from policies.errors import BadRequest
 from policies.json_schema import schema_problem
@@ -39,10 +40,8 @@ EMPTY_ONLY = frozenset(
 HISTORY_ONLY = frozenset({"refusal", "annotations", "audio", "function_call", "reasoning_content"})
 
 
-class Strict(BaseModel):
-    """An object with no fields but these, and no values but of these types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), WHOLE]
+Alternatives = Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES), WHOLE]
 
 
 class TextPart(Strict):
@@ -74,7 +73,7 @@ class CalledTool(Strict):
     id: str = ""
     type: Literal["function"] = "function"
     function: CalledFunction
-    index: int | None = None
+    index: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = None
 
 
 class ChatMessage(Strict):
@@ -179,15 +178,15 @@ class ChatBody(Strict):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
     stop: Stop | None = None
-    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
+    top_logprobs: Alternatives | None = None
     modalities: list[Literal["text"]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -223,19 +222,6 @@ def to_request(body: ChatBody, data: Mapping[str, Any], request_id: str) -> Chat
         request_id=request_id,
         controls=_controls(body.netgpt),
     )
-
-
-def known_fields(data: Mapping[str, Any], ignored: Set[str], empty_only: Set[str]) -> dict[str, Any]:
-    """``data`` without the fields that do not matter.
-
-    Raises:
-        BadRequest: one that must be empty is not.
-    """
-    known = {key: value for key, value in data.items() if key not in ignored}
-    for key in empty_only & known.keys():
-        if known.pop(key):
-            raise BadRequest(f"{key} is not supported", key, "unsupported_parameter")
-    return known
 
 
 def choices(request: ChatRequest, count: int) -> list[ChatRequest]:
@@ -337,23 +323,3 @@ def _check_controls(body: ChatBody) -> None:
         raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
     if body.netgpt.private and body.netgpt.route == "cloud":
         raise BadRequest("a private request does not leave the edge: route may be edge or auto", "netgpt.route")
-
-
-def first_problem(why: ValidationError) -> BadRequest:
-    """The refusal that names the first field that is wrong."""
-    error = why.errors(include_url=False, include_input=False)[0]
-    field = field_path(error["loc"])
-    if error["type"] == "extra_forbidden":
-        return BadRequest(f"{field} is not supported", field, "unsupported_parameter")
-    return BadRequest(f"{field}: {error['msg']}", field)
-
-
-def field_path(location: tuple[int | str, ...]) -> str:
-    """``("tools", 0, "function")`` as ``tools[0].function``; tags of unions (``<text>``) are left out."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not part.startswith("<"):
-            path += f".{part}" if path else part
-    return path

@@ -10,14 +10,15 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from actors.feedback_log import Verdict
-from orchestrator.endpoint.chat_schema import MAX_TOOLS, CalledFunction, Strict, first_problem
+from orchestrator.endpoint.chat_schema import MAX_TOOLS, CalledFunction
+from orchestrator.endpoint.fields import Strict, first_problem
 from orchestrator.endpoint.json_body import read_json
 from policies.errors import BadRequest
 from policies.toolcalls import render
 from policies.types import ToolCall
 
 # An id as an answer carries it; of the second choice and so on, with its number.
-_ID = re.compile(r"(?:chatcmpl-|resp_)?([0-9a-f]{32}(?:-\d{1,2})?)")
+_ID = re.compile(r"(?:chatcmpl-|resp_)?([0-9a-f]{32}(?:-[0-9]{1,2})?)")
 
 
 class RightCall(Strict):
@@ -75,4 +76,4 @@ def _text(message: RightMessage | None) -> str | None:
 
 def _call(index: int, call: RightCall) -> ToolCall:
     where = f"message.tool_calls[{index}].function.arguments"
-    return ToolCall(call.function.name, read_json(call.function.arguments.encode(), where))
+    return ToolCall(call.function.name, read_json(call.function.arguments.encode() or b"{}", where))

@@ -12,18 +12,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from orchestrator.endpoint.chat_schema import (
-    MAX_ALTERNATIVES,
-    MAX_TOKENS,
     MAX_TOOLS,
     NAME,
+    Alternatives,
     ChatBody,
     NetGPTControls,
-    Strict,
+    Tokens,
     choice_tag,
-    first_problem,
-    known_fields,
     read_body,
 )
+from orchestrator.endpoint.fields import Strict, first_problem, known_fields
+from orchestrator.endpoint.json_body import read_json
 from policies.errors import BadRequest
 
 # Fields that do not change an answer.
@@ -85,7 +84,7 @@ class Returned(Strict):
     """What the called function returned."""
 
     type: Literal["function_call_output"]
-    call_id: str
+    call_id: str = Field(min_length=1)
     output: Content
     id: str | None = None
     status: str | None = None
@@ -118,7 +117,7 @@ class Function(Strict):
     strict: bool | None = None
 
 
-class NamedFunction(Strict):
+class ChosenFunction(Strict):
     """The function a client wants called."""
 
     type: Literal["function"]
@@ -154,17 +153,17 @@ class ResponsesBody(Strict):
     tools: list[Function] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_choice: (
         Annotated[
-            Annotated[Literal["none", "auto", "required"], Tag("<mode>")] | Annotated[NamedFunction, Tag("<named>")],
+            Annotated[Literal["none", "auto", "required"], Tag("<mode>")] | Annotated[ChosenFunction, Tag("<named>")],
             Discriminator(choice_tag),
         ]
         | None
     ) = None
     parallel_tool_calls: bool | None = None
     text: TextOptions = TextOptions()
-    max_output_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    max_output_tokens: Tokens | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_ALTERNATIVES)
+    top_logprobs: Alternatives | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     truncation: Literal["disabled"] | None = None
     metadata: dict[str, str] | None = None
@@ -236,12 +235,13 @@ def _messages(body: ResponsesBody) -> list[dict[str, Any]]:
         messages.append({"role": "system", "content": body.instructions})
     if isinstance(body.input, str):
         return [*messages, {"role": "user", "content": body.input}]
-    for item in body.input:
+    for index, item in enumerate(body.input):
         if isinstance(item, Said):
             messages.append({"role": item.role, "content": _plain(item.content)})
         elif isinstance(item, Returned):
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _plain(item.output)})
         else:
+            read_json(item.arguments.encode() or b"{}", f"input[{index}].arguments")
             _add_call(messages, item)
     return messages
 
@@ -265,7 +265,7 @@ def _tool(tool: Function) -> dict[str, Any]:
 
 def _choice(body: ResponsesBody) -> Any:
     choice = body.tool_choice
-    return {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedFunction) else choice
+    return {"type": "function", "function": {"name": choice.name}} if isinstance(choice, ChosenFunction) else choice
 
 
 def _format(wanted: Format) -> dict[str, Any]:
