@@ -17,7 +17,7 @@ from statistics import median
 
 from benchmarks.figures import Figure, at_least, at_most, parser, publish
 from benchmarks.serving.gateways import Gateway, gateways, uvicorn
-from benchmarks.serving.load import Burst, burst, first_byte_ms, memory_mb, running
+from benchmarks.serving.load import Burst, burst, first_byte_ms, memory_mb, running, until_it_answers
 from cluster.session import free_port
 
 P50_MS, PER_S, CPU_MS, FIRST_BYTE_MS = 0.5, 3000.0, 0.35, 1.0
@@ -31,18 +31,20 @@ def main() -> int:
         print("wrk is not installed. Fix: apt-get install wrk", file=sys.stderr)
         return 2
     rounds, seconds = (1, 2.0) if options.quick else (5, 5.0)
-    port, behind = free_port(), free_port()
+    behind = free_port()
     found: list[Figure] = []
     with tempfile.TemporaryDirectory() as directory, running(uvicorn("upstream", behind), behind):
-        for gateway in gateways(port, f"http://127.0.0.1:{behind}/v1", Path(directory)):
-            found += measured(gateway, port, rounds, seconds)
+        for gateway in gateways(f"http://127.0.0.1:{behind}/v1", Path(directory)):
+            found += measured(gateway, rounds, seconds)
     return publish("What a gateway costs", found, options)
 
 
-def measured(gateway: Gateway, port: int, rounds: int, seconds: float) -> Iterator[Figure]:
+def measured(gateway: Gateway, rounds: int, seconds: float) -> Iterator[Figure]:
     """The figures of one gateway."""
+    port = gateway.port
     url = f"http://127.0.0.1:{port}{gateway.path}"
     with running(gateway.command, port, **gateway.environment) as process:
+        until_it_answers(port, gateway.path, gateway.key)
         burst(url, MANY, seconds, process, gateway.key)  # warm
         alone = [burst(url, 1, seconds, process, gateway.key) for _ in range(rounds)]
         together = [burst(url, MANY, seconds, process, gateway.key) for _ in range(rounds)]

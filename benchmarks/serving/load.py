@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import http.client
 import json
 import re
@@ -61,9 +62,28 @@ def running(command: Sequence[str], port: int, **environment: str) -> Iterator[p
             print(said.read().decode(errors="replace")[-2000:])
             raise
         finally:
-            for process in _tree(server):
+            tree = _tree(server)
+            for process in tree:
                 process.kill()
-            server.wait()
+            psutil.wait_procs(tree, READY_S)
+            _until_free(port)
+
+
+def until_it_answers(port: int, path: str, key: str = "none") -> None:
+    """Wait for a gateway whose port is open before it can answer."""
+    headers, until = {"content-type": "application/json", "authorization": f"Bearer {key}"}, time.monotonic() + READY_S
+    while time.monotonic() < until:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_S)
+        try:
+            connection.request("POST", path, json.dumps(BODY), headers)
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                return
+        except (OSError, http.client.HTTPException):
+            pass  # not yet
+        finally:
+            connection.close()
+        time.sleep(0.2)
+    raise TimeoutError(f"nothing answers on {port}")
 
 
 def burst(url: str, connections: int, seconds: float, gateway: psutil.Process, key: str = "none") -> Burst:
@@ -109,6 +129,17 @@ def _cpu_s(gateway: psutil.Process) -> float:
 
 def _tree(gateway: psutil.Process) -> list[psutil.Process]:
     return [gateway, *gateway.children(recursive=True)]
+
+
+def _until_free(port: int) -> None:
+    """Wait until nobody listens on ``port``: a process that left the tree may take its time."""
+    until = time.monotonic() + READY_S
+    while time.monotonic() < until:
+        with socket.socket() as trying:
+            if trying.connect_ex(("127.0.0.1", port)):
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"something still listens on {port}")
 
 
 def _wait(server: psutil.Popen, port: int) -> None:
