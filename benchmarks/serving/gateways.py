@@ -30,7 +30,7 @@ class Gateway:
 
 
 def gateways(upstream: str, directory: Path) -> Iterator[Gateway]:
-    """Ours first, then the peers that are there; HAProxy last and on a port of its own: it takes none that was just left."""
+    """Ours first, then the peers that are there; HAProxy last, on a port of its own: it takes none just left."""
     port = free_port()
     site = [sys.executable, "-m", "benchmarks.serving.site", "--port", str(port), "--upstream", upstream]
     yield Gateway("NetGPT site, edge answers", port, site, ours=True)
