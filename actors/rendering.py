@@ -42,20 +42,24 @@ class Renderer:
         self.tokenizer = _tokenizer(directory)
 
     async def render_aside(self, prompt: Prompt, max_tokens: int) -> list[int]:
-        """``render`` for an event loop, which a long prompt does not hold up."""
-        if sum(len(str(message.get("content"))) for message in prompt.messages) < LONG_TEXT:
-            return self.render(prompt, max_tokens)
-        return await asyncio.to_thread(self.render, prompt, max_tokens)
+        """``render`` for an event loop, which a long prompt does not hold up.
 
-    def render(self, prompt: Prompt, max_tokens: int) -> list[int]:
-        """Token ids of ``prompt``, prefill last.
+        The answer may take up to ``max_tokens``, and takes less where the prompt leaves less.
+        """
+        room = min(max_tokens, 1)
+        if sum(len(str(message.get("content"))) for message in prompt.messages) < LONG_TEXT:
+            return self.render(prompt, room)
+        return await asyncio.to_thread(self.render, prompt, room)
+
+    def render(self, prompt: Prompt, room: int) -> list[int]:
+        """Token ids of ``prompt``, prefill last, with ``room`` tokens left for an answer.
 
         Raises:
             BadRequest: a message the template cannot render, or ``ContextTooLong``.
         """
         ids = self._encode(self._text(prompt)) + self._encode(prompt.prefill)
-        if len(ids) + max_tokens > self.context:
-            raise ContextTooLong(len(ids), max_tokens, self.context)
+        if len(ids) + room > self.context:
+            raise ContextTooLong(len(ids), room, self.context)
         return ids
 
     def _text(self, prompt: Prompt) -> str:

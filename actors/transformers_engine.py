@@ -67,6 +67,7 @@ class TransformersEngine:
         """See ``Engine``. Under a schema with a prefill, the schema holds for what follows the prefill."""
         started = time.perf_counter()
         ids = await self._renderer.render_aside(prompt, sampling.max_tokens)
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self._renderer.context - len(ids)))
         if len(self._running) >= MAX_PENDING:
             raise EngineError(f"model {self.source}: {MAX_PENDING} requests are already waiting")
         cancelled = threading.Event()

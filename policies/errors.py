@@ -40,17 +40,17 @@ class BadRequest(NetGPTError):
 
 
 class ContextTooLong(BadRequest):
-    """The prompt, with the room asked for the answer, exceeds the model's context."""
+    """The prompt, with the room an answer needs, exceeds the model's context."""
 
-    def __init__(self, prompt_tokens: int, max_tokens: int, limit: int) -> None:
+    def __init__(self, prompt_tokens: int, room: int, limit: int) -> None:
         BadRequest.__init__(
             self,
-            f"messages and tools take {prompt_tokens} tokens and the answer up to {max_tokens}, "
-            f"but the model's context is {limit}: shorten messages or tools, or lower max_tokens",
+            f"messages and tools take {prompt_tokens} tokens and an answer {room} at least, "
+            f"but the model's context is {limit}: shorten messages or tools",
             field="messages",
             code="context_length_exceeded",
         )
-        self.args = (prompt_tokens, max_tokens, limit)
+        self.args = (prompt_tokens, room, limit)
 
 
 class Busy(NetGPTError):

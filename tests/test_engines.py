@@ -162,6 +162,14 @@ async def test_a_prompt_beyond_the_context_never_reaches_the_model(engine: Engin
     assert caught.value.field == "messages"
 
 
+async def test_an_answer_takes_what_its_prompt_leaves_of_the_context(engine: Engine) -> None:
+    long = Prompt([{"role": "user", "content": "move slice " * 230}])
+    answer = await engine.generate(long, ENDLESS)
+    [completion] = answer.completions
+    assert completion.finish_reason == "length"
+    assert answer.prompt_tokens + completion.tokens == 1024 < answer.prompt_tokens + ENDLESS.max_tokens
+
+
 async def test_a_cancelled_request_is_aborted(engine: Engine) -> None:
     endless = asyncio.create_task(engine.generate(ASK, replace(ENDLESS, n=4, temperature=1)))
     await asyncio.sleep(0.1)

@@ -52,7 +52,6 @@ AT_VLLM = {
 HERE = {
     "an_answer_that_is_cut_says_so": "a call or JSON that max_tokens cuts is no valid answer: 503",
     "penalties_and_biases_are_taken": "frequency_penalty, presence_penalty and logit_bias are refused by name",
-    "the_answer_may_take_what_the_question_leaves": "without max_tokens 256 tokens are kept for the answer",
 }
 
 
