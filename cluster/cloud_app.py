@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import ray
 
+from cluster import processes
 from cluster.options import CloudOptions
 from cluster.session import free_port
 from policies.errors import EngineError
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 APP = "cloud"
 MODEL_ID = "cloud"
 LOCAL = "cluster.local_model.LocalModel"
+HAPROXY_HOME = "netgpt-haproxy-"
 Progress = Callable[[str], None]
 
 # Shares of the declared CPUs; small, because on two cores everything takes turns.
@@ -99,7 +101,7 @@ def environment(options: CloudOptions) -> dict[str, str]:
     if not (options.haproxy and haproxy_runs()):
         return shared
     # HAProxy's files and side ports have fixed names by default: two systems on one machine would share them.
-    home = Path(tempfile.mkdtemp(prefix="netgpt-haproxy-"))
+    home = Path(tempfile.mkdtemp(prefix=HAPROXY_HOME))
     return shared | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
@@ -111,6 +113,11 @@ def environment(options: CloudOptions) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
     }
+
+
+def end_orphans() -> None:
+    """End the HAProxy of systems that were killed: it goes on listening at their port."""
+    processes.end_orphans(HAPROXY_HOME)
 
 
 def haproxy_runs() -> bool:

@@ -1,8 +1,9 @@
 """Seeing to it that a local Ray session leaves no process behind.
 
 Ray ends its own processes; what those started (engines, HAProxy, idle workers) notices a moment later. ``tree`` takes
-down who belongs to a session while it lives, ``wait_gone`` waits for them and kills what stays. ``give_way`` is for
-what must not take a core from what serves.
+down who belongs to a session while it lives, ``wait_gone`` waits for them and kills what stays. Where the process that
+held a session was itself killed nobody did; ``end_orphans`` is for the next one. ``give_way`` is for what must not take
+a core from what serves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import psutil
 log = logging.getLogger(__name__)
 
 GRACE_S = 8.0  # engines end 2-3 s after their parent; more means that they hang
+RAY_TITLE = "ray::"  # how the command line of every Ray worker begins
 LOWEST = 19  # niceness: who serves gets the core when it wakes up, and 68 times the share while both want it
 
 
@@ -35,6 +37,21 @@ def wait_gone(processes: list[psutil.Process]) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(alive, timeout=GRACE_S)
+
+
+def end_orphans(marker: str) -> None:
+    """Kill processes with ``marker`` in their command line whose Ray session has ended without them."""
+    for process in psutil.process_iter():
+        if marker not in _command(process):
+            continue
+        try:
+            parent = process.parent()
+            if parent is None or not _command(parent).startswith(RAY_TITLE):
+                log.warning("process %d outlived its Ray session: killed", process.pid)
+                process.kill()
+                process.wait(GRACE_S)
+        except psutil.Error:
+            continue  # it has ended meanwhile, or is another user's
 
 
 def give_way() -> None:

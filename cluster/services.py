@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors.router import Router
@@ -24,12 +24,21 @@ MINUTE_S = 60.0
 
 
 class RouterService:
-    """A ``Router`` behind its gRPC server at ``host:port``, for whom ``trust`` admits; its prices follow ``tariff``."""
+    """A ``Router`` behind its gRPC server at ``host:port``, for whom ``trust`` admits.
+
+    Its prices follow ``tariff`` by ``wall``, Unix time in seconds.
+    """
 
     def __init__(
-        self, snapshot: Snapshot, host: str, port: int, tariff: Tariff | None = None, trust: Trust = NOBODY
+        self,
+        snapshot: Snapshot,
+        host: str,
+        port: int,
+        tariff: Tariff | None = None,
+        trust: Trust = NOBODY,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._router, self._tariff = Router(snapshot), tariff or Tariff.constant(snapshot.prices)
+        self._router, self._tariff, self._wall = Router(snapshot), tariff or Tariff.constant(snapshot.prices), wall
         self._host, self._server = host, TelemetryServer(self._router, host, port, trust=trust)
         self._following: asyncio.Task[None] | None = None
 
@@ -73,10 +82,11 @@ class RouterService:
     async def _follow(self) -> None:
         """Send the prices of each minute in which they change; prices change on whole minutes."""
         while True:
-            prices = self._tariff.prices_at(time.time())
+            now_s = self._wall()
+            prices = self._tariff.prices_at(now_s)
             if prices != self._router.snapshot.prices:
                 self._router.set_prices(prices)
-            await asyncio.sleep(MINUTE_S - time.time() % MINUTE_S + 0.01)
+            await asyncio.sleep(MINUTE_S - now_s % MINUTE_S + 0.01)
 
 
 class LinkService:

@@ -133,7 +133,7 @@ class Loop:
 
     def _consider(self) -> None:
         """Start a round if one is due; none while another runs or its version is being tried."""
-        self._triggers = self._triggers.seen(labelled(self._tail.read()))
+        self._triggers = self._triggers.seen(labelled(self._tail.read())).at(self._parts.clock())
         if self._round is not None or self._parts.releases.state.canary:
             return
         why = self._triggers.due(self._parts.drift(), self._parts.clock())

@@ -34,7 +34,7 @@ from orchestrator.rules import default_snapshot
 from orchestrator.second_opinion import asking
 from orchestrator.site import EdgeSite
 from orchestrator.trust import telemetry_trust
-from orchestrator.versions import first_version
+from orchestrator.versions import first_version, live_weights
 from policies.errors import NetGPTError
 from policies.types import Objective, Prices
 
@@ -242,6 +242,7 @@ class System:
         if config.cloud.kind == "serve":
             resolve_model(config.cloud.model)
         if config.ray.address is None:  # on a cluster, the ports are another machine's
+            cloud_app.end_orphans()
             session.check_port("site.port", config.site.host, config.site.port)
             session.check_port("cloud.port", config.cloud.host, config.cloud.port)
             session.check_port("telemetry.port", config.telemetry.host, config.telemetry.port)
@@ -297,7 +298,7 @@ class System:
         def make() -> EdgeSite:
             return EdgeSite(
                 config,
-                weights,
+                weights(),
                 cloud_url=upstreams.cloud,
                 cloud_model=cloud_model,
                 router=upstreams.router,
@@ -310,16 +311,17 @@ class System:
         self._placed["edge"] = placement.spawn(spec)
         return self._placed["edge"]
 
-    def _weights(self) -> Weights:
+    def _weights(self) -> Callable[[], Weights]:
+        """What the edge starts with, asked by each of its processes: one that was killed had long swapped."""
         engine = self.config.site.engine
         if engine.kind == "openai":
-            return Weights(engine.model, Path())
+            return partial(Weights, engine.model, Path())
         version = first_version(self.store, resolve_model(engine.model))
         fleet = SiteFleet(self._router, self._edge)
         self._releases = Releases(self.store, fleet, self.config.site.name)
         self.rounds.begin(self._releases)
         self._releases.start(version.version)
-        return Weights(version.version, version.path)
+        return partial(live_weights, self.store)
 
     def _place(
         self, part: str, name: str, title: str, make: Callable[[], placement.Service], resource: str | None = None

@@ -14,7 +14,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from actors.model_store import ModelStore, ModelVersion, digest_of, digests
-from policies.errors import EngineError
+from actors.swap import Weights
+from policies.errors import EngineError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,18 @@ def last_live(store: ModelStore, site: str | None = None) -> ModelVersion | None
         if SCORER in version.meta and version.parent == live.version:
             live = version
     return live
+
+
+def live_weights(store: ModelStore) -> Weights:
+    """What is live now, checked; a site whose own version or canary is another is told so by the router.
+
+    Raises:
+        StoreError: nothing ever ran here, or it is gone or damaged.
+    """
+    if (release := store.release) is None:
+        raise StoreError(f"{store.root}: no version of the edge model is live here")
+    version = store.get(release.live)
+    return Weights(version.version, version.path)
 
 
 def model_directory(model: str) -> Path:

@@ -68,6 +68,10 @@ class Triggers:
         assert labels >= 0, labels
         return replace(self, labels=self.labels + labels)
 
+    def at(self, now_s: float) -> Triggers:
+        """It is ``now_s``; a clock that was set back begins the wait anew, or it would take as much longer."""
+        return replace(self, since_s=min(self.since_s, now_s))
+
     def due(self, drift: bool, now_s: float) -> str | None:
         """Why a round should run at ``now_s``; None when none should."""
         waited_s = now_s - self.since_s

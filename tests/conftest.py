@@ -15,7 +15,16 @@ from xdist.scheduler import LoadScopeScheduling
 settings.register_profile("beside_others", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("beside_others")
 
-RAY = ("test_system", "test_train_job", "test_train_policy", "test_learner", "test_ray_cluster", "test_session")
+RAY = (
+    "test_system",
+    "test_faults_killed",
+    "test_faults_restart",
+    "test_train_job",
+    "test_train_policy",
+    "test_learner",
+    "test_ray_cluster",
+    "test_session",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
