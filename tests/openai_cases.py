@@ -120,6 +120,12 @@ def tools_can_be_kept_out(client: OpenAI, model: str) -> None:
     assert text_of(answer)
 
 
+def a_text_that_looks_like_a_call_is_text(client: OpenAI, model: str) -> None:
+    """Nobody offered a tool, and the bundled model ends its answer with the tag that ends a call."""
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    assert text_of(say(client, model, question, max_tokens=200))
+
+
 def one_call_at_a_time_can_be_asked_for(client: OpenAI, model: str) -> None:
     call_of(say(client, model, ASK, tools=STRICT, parallel_tool_calls=False, max_tokens=64))
 
@@ -260,6 +266,7 @@ CASES: tuple[Case, ...] = (
     a_call_can_be_required,
     a_tool_can_be_named,
     tools_can_be_kept_out,
+    a_text_that_looks_like_a_call_is_text,
     one_call_at_a_time_can_be_asked_for,
     results_of_calls_are_sent_back,
     text_is_streamed,
