@@ -18,7 +18,7 @@ from actors.controls import FREE, Controls
 from actors.engine import Message, Prompt, Sampling, Tool
 from policies.help_marker import asks_for_help
 from policies.json_schema import violation
-from policies.toolcalls import CLOSE, OPEN, check, compact
+from policies.toolcalls import CLOSE, OPEN, check, compact, parse, uncut
 from policies.types import ParsedText, ToolCall
 
 DEFAULT_MAX_TOKENS = 256  # a tool call takes 20-80 tokens; what a client does not ask for it does not wait for
@@ -107,6 +107,16 @@ class ChatRequest:
         """Equal questions have equal hashes, whatever the sampling; 32 hexadecimal digits."""
         choice = compact(self.tool_choice).encode()
         return hashlib.sha256(self.payload + choice).hexdigest()[:32]
+
+    def read(self, text: str) -> ParsedText:
+        """What a model's ``text`` says; where no tool was offered, tags that make up no call are text."""
+        parsed = parse(text)
+        return ParsedText(text.strip()) if parsed.error and not self.shown_tools else parsed
+
+    def remainder(self, text: str) -> ParsedText | None:
+        """What can be served of an answer that its length cut off: prose and whole calls; None if one is bad."""
+        parsed = self.read(uncut(text))
+        return None if parsed.error or (parsed.calls and self.problem(parsed)) else parsed
 
     def problem(self, answer: ParsedText) -> str | None:
         """The validity gate: why ``answer`` may not be served, or None when it may."""

@@ -21,7 +21,6 @@ from actors.limits import Limits
 from actors.site_rules import SiteRules
 from policies.cost import cloud_cost_usd
 from policies.errors import NetGPTError, Unreachable
-from policies.toolcalls import parse
 from policies.types import LinkState
 
 AUDIT_WAIT_S = 30.0  # for a moment without an offload; a link that is busy for longer has no room
@@ -131,7 +130,7 @@ class CloudCalls:
             self._link.observe_offload(len(request.payload), 0, seconds, None, not isinstance(why, Unreachable))
             return CloudCall(self._model, seconds, error=f"{type(why).__name__}: {why}")
         seconds = self._clock() - began
-        parsed = parse(generation.completions[0].text)
+        parsed = request.read(generation.completions[0].text)
         call = CloudCall(self._model, seconds, generation, parsed, request.problem(parsed))
         if generation.shared:  # it cost nothing, and took as long as was left of somebody else's call
             return call

@@ -23,7 +23,6 @@ from actors.site_rules import Scorers
 from policies.decide import Patience, worth_making
 from policies.errors import EngineError, NetGPTError
 from policies.help_marker import asks_for_help
-from policies.toolcalls import parse
 from policies.types import CloudWork, Objective, ParsedText, Reason, Route
 
 logger = logging.getLogger(__name__)
@@ -159,7 +158,7 @@ class Drafter:
             logger.warning("no draft under a grammar for request %s: %s", request.request_id, why)
             return None
         text = closed(generation.completions[0].text)
-        parsed = parse(text)
+        parsed = request.read(text)
         return None if request.problem(parsed) else Served.generation(generation, text, parsed)
 
     def _expected(self, request: ChatRequest, version: str) -> float | None:
@@ -191,7 +190,7 @@ class Drafter:
         seconds: float,
         expected: float | None,
     ) -> Draft:
-        parsed = parse(completion.text)
+        parsed = request.read(completion.text)
         problem: str | None
         unusable: Reason | None
         if completion.finish_reason == "abandoned":

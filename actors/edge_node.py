@@ -24,7 +24,7 @@ from actors.cloud_calls import CloudCalls, Link
 from actors.controls import barred, wished
 from actors.drafting import Drafter, DraftOptions, Outlook
 from actors.engine import Engine
-from actors.flow import Flow, Listener, broken_off, kept
+from actors.flow import Flow, Listener, broken_off
 from actors.limits import LimitOptions, Limits
 from actors.log_record import OffloadRecord
 from actors.node_counts import NodeCounts
@@ -149,16 +149,14 @@ class EdgeNode:
         """
         began = self._clock()
         try:
-            outlook = self._outlook(request)
-            alone = Flow(request, listener, Route.EDGE) if listener and outlook is None else None
-            proposing = self._drafter.propose(request, outlook, alone.hear if alone else None)
+            flow = Flow(request, listener, Route.EDGE) if listener else None
+            proposing = self._drafter.propose(request, self._outlook(request), flow.hear if flow else None)
             draft = await _in_time(proposing, request.controls.deadline_s)
             work = self._drafter.work(request, draft, UP_OVERHEAD_BYTES, DOWN_OVERHEAD_BYTES)
             situation = self._situation(self.limits.cloud.expected(work))
             decision = self._decide(request, draft, situation, self._clock() - began)
-            if alone and alone.begun:
-                decision = kept(draft.error, decision)
-            answer = await self._settle(request, draft, situation, decision, began, listener)
+            decision = flow.kept(decision) if flow else decision
+            answer = await self._settle(request, draft, situation, decision, began, flow)
         except (asyncio.CancelledError, NetGPTError) as why:
             self.counts.failed(why)
             raise
@@ -243,16 +241,16 @@ class EdgeNode:
         situation: Situation,
         decision: Decision,
         began: float,
-        listener: Listener | None,
+        flow: Flow | None,
     ) -> Answer:
         """Carry the decision out; where the cloud fails, the best valid draft stands in."""
         route, reason, cloud = decision.route, decision.reason, None
         if decision.route is Route.CLOUD:
-            flow = Flow(request, listener, Route.CLOUD, decision) if listener else None
+            of_cloud = flow.of_cloud(decision) if flow else None
             left_s = request.controls.left_s(self._clock() - began)
-            cloud = await self._cloud.offload(request, situation, left_s, flow)
+            cloud = await self._cloud.offload(request, situation, left_s, of_cloud)
             if cloud.error is not None:
-                if flow and flow.begun:
+                if of_cloud and of_cloud.begun:
                     raise broken_off(cloud.error)
                 route, reason = Route.EDGE, Reason.CLOUD_FAILED
         if cloud and cloud.error is None:
@@ -261,25 +259,23 @@ class EdgeNode:
         else:
             left_s = request.controls.left_s(self._clock() - began)
             if not draft.whole:
-                draft = await self._draft_late(request, left_s, listener)
+                draft = await _in_time(self._drafter.draft(request, flow.hear if flow else None), left_s)
             why_not = str(reason) if cloud is None or cloud.error is None else cloud.error
-            served = await self._from_edge(request, draft, why_not, left_s)
+            served = await self._from_edge(request, draft, why_not, left_s, flow is not None and flow.begun)
         return Answer(request, situation, draft, decision, served, route, reason, self._clock() - began, cloud)
 
-    async def _draft_late(self, request: ChatRequest, left_s: float | None, listener: Listener | None) -> Draft:
-        """The draft that was not made to its end before the cloud turned out not to be had."""
-        flow = Flow(request, listener, Route.EDGE) if listener else None
-        draft = await _in_time(self._drafter.draft(request, flow.hear if flow else None), left_s)
-        if draft.error is not None and flow and flow.begun:
-            raise broken_off(draft.error)
-        return draft
-
-    async def _from_edge(self, request: ChatRequest, draft: Draft, why_not: str, left_s: float | None) -> Served:
+    async def _from_edge(
+        self, request: ChatRequest, draft: Draft, why_not: str, left_s: float | None, begun: bool
+    ) -> Served:
+        """The draft, or what a grammar makes or its length leaves of it; one that has begun is not replaced."""
         if draft.error is None:
             return Served.draft(draft)
-        strict = await _in_time(self._drafter.strict(request, draft.completion.text), left_s)
-        if strict is not None:
+        if not begun and (strict := await _in_time(self._drafter.strict(request, draft.completion.text), left_s)):
             return strict
+        if draft.completion.finish_reason == "length" and (rest := request.remainder(draft.completion.text)):
+            return Served.draft(replace(draft, parsed=rest))
+        if begun:
+            raise broken_off(draft.error)
         raise Refused(f"no answer: the cloud is not to be had ({why_not}), nor a valid draft", UNAVAILABLE)
 
     def _finish(self, answer: Answer) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 from actors.chat import ChatRequest
 from policies.errors import EngineError
 from policies.help_marker import may_begin
-from policies.toolcalls import CLOSE, OPEN, parse
+from policies.toolcalls import CLOSE, OPEN, parse, uncut
 from policies.types import Decision, ParsedText, Reason, Route, ToolCall
 
 
@@ -55,6 +55,16 @@ class Flow:
         """Whether the client has seen something of it."""
         return bool(self.prose or self.calls)
 
+    def of_cloud(self, decision: Decision) -> Flow:
+        """The same client's flow of the cloud's answer."""
+        return Flow(self._request, self._listener, Route.CLOUD, decision)
+
+    def kept(self, decision: Decision) -> Decision:
+        """The decision for this answer of the edge: it began when nothing competed with it, and has to stay."""
+        if self.begun and decision.route is Route.CLOUD:
+            return replace(decision, route=Route.EDGE, reason=Reason.LINK_DOWN, propensity=0.0)
+        return decision
+
     async def hear(self, text: str) -> None:
         """Take the next part of the model's text (``actors.engine.Hear``)."""
         if self._stopped:
@@ -92,22 +102,6 @@ class Flow:
             await self._listener.begin(self._route, self._decision)
 
 
-def kept(problem: str | None, decision: Decision) -> Decision:
-    """The decision for a draft that began to flow since nothing competed with it.
-
-    Args:
-        problem: why it is not valid.
-
-    Raises:
-        EngineError: it is not.
-    """
-    if problem is not None:
-        raise broken_off(problem)
-    if decision.route is Route.CLOUD:  # the link came back meanwhile
-        return replace(decision, route=Route.EDGE, reason=Reason.LINK_DOWN, propensity=0.0)
-    return decision
-
-
 def broken_off(why: str) -> EngineError:
     """What ends an answer of which the client has a part."""
     return EngineError(f"the answer broke off: {why}")
@@ -115,8 +109,5 @@ def broken_off(why: str) -> EngineError:
 
 def settled(text: str) -> str:
     """What of ``text`` will stand in the answer whatever follows: no space around it, no tag or plea that begins."""
-    text = text.split(OPEN, 1)[0].split(CLOSE, 1)[0]
-    last = text.rfind("<")
-    if last >= 0 and any(tag.startswith(text[last:]) for tag in (OPEN, CLOSE)):
-        text = text[:last]
+    text = uncut(text.split(OPEN, 1)[0].split(CLOSE, 1)[0])
     return text[: may_begin(text)].strip()

@@ -32,6 +32,15 @@ def parse(text: str) -> ParsedText:
     return ParsedText(content, calls)
 
 
+def uncut(text: str) -> str:
+    """``text`` without the call, or the tag, that it breaks off in."""
+    if (start := text.rfind(OPEN)) > text.rfind(CLOSE):
+        return text[:start]
+    last = text.rfind("<")
+    begins = last >= 0 and any(tag.startswith(text[last:]) and tag != text[last:] for tag in (OPEN, CLOSE))
+    return text[:last] if begins else text
+
+
 def render(calls: Iterable[ToolCall]) -> str:
     """The text a model writes for ``calls``: compact JSON, keys in the given order."""
     return "".join(OPEN + compact({"name": c.name, "arguments": c.arguments}) + CLOSE for c in calls)

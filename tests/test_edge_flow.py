@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from edge_fakes import DOWN, GOOD, NORTH, SOUTH, UNSURE, WEST, FakeEngine, NodeKit, SpeakingEngine, ask, until
+from edge_fakes import DOWN, GOOD, NORTH, SOUTH, SURE, UNSURE, WEST, FakeEngine, NodeKit, SpeakingEngine, ask, until
 from engine_kit import ASK, ENDLESS, GREEDY, engine_fixture, hugging_fixture, models_fixture, vllm_fixture  # noqa: F401
 from openai import AsyncOpenAI
 from test_flow import next_delta
 from test_http import body, serving
 
 from actors.controls import Controls
-from actors.engine import Engine
-from policies.errors import BadRequest, EngineError
+from actors.engine import Completion, Engine
+from policies.errors import BadRequest, EngineError, Refused
 from policies.help_marker import HELP
 from policies.types import Decision, Reason, Route, ToolCall
 
@@ -89,6 +89,49 @@ async def test_an_answer_that_turns_out_to_be_none_breaks_off(parts: tuple[str, 
     async with serving(NodeKit(SpeakingEngine(*parts), edge_only=True)) as site:
         reply = await site.client.post("/v1/chat/completions", json=body(stream=True))
     assert "answer_broke_off" in reply.text and "external" not in reply.text.split("answer_broke_off")[0]
+
+
+CUT = NORTH + SOUTH[:20]
+
+
+def cut_off(text: str) -> Completion:
+    return Completion(text, SURE, "length", 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        ("On it. " + CUT, "On it.", 1),
+        (CUT, "", 1),
+        (SOUTH[:20], "", 0),
+        (f"On {WEST}{CUT}", None, 0),
+    ],
+)
+async def test_an_answer_that_its_length_cuts_is_served_as_far_as_it_is_whole(
+    text: str, content: str | None, calls: int
+) -> None:
+    for flows in (False, True):
+        edge = SpeakingEngine(text) if flows else FakeEngine()
+        edge.reply = lambda prompt: EngineError("no grammar") if prompt.schema else cut_off(text)
+        kit, heard = NodeKit(edge, edge_only=True), Heard()
+        if content is None:
+            with pytest.raises(EngineError, match="broke off" if flows else "no answer"):
+                await kit.node.answer(ask(), heard)
+            continue
+        answer = await kit.node.answer(ask(), heard)
+        assert (answer.served.parsed.content, len(answer.served.parsed.calls)) == (content, calls)
+        assert answer.served.finish_reason == "length" and len(kit.log.records) == 1
+        if flows:
+            assert (heard.text, len(heard.calls)) == (content, calls)
+
+
+async def test_tags_that_make_up_no_call_are_text_where_no_tool_is_offered() -> None:
+    kit, heard = NodeKit(SpeakingEngine("Paris", "</tool_call> it is."), edge_only=True), Heard()
+    answer = await kit.node.answer(ask(tools=()), heard)
+    assert answer.served.parsed.content == "Paris</tool_call> it is."
+    assert answer.served.parsed.content.startswith(heard.text) and heard.text
+    with pytest.raises(Refused):
+        await NodeKit(FakeEngine(NORTH), edge_only=True).node.answer(ask(tools=()))
 
 
 async def test_nothing_of_an_answer_without_a_good_word_is_heard_and_the_grammar_helps() -> None:

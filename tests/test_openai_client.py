@@ -50,8 +50,6 @@ AT_VLLM = {
     "what_is_no_message_or_tool_is_a_bad_request": "it takes any role",
 }
 HERE = {
-    "a_text_that_looks_like_a_call_is_text": "a tag of a call makes any answer invalid: 503 where there is no cloud",
-    "an_answer_that_is_cut_says_so": "a call or JSON that max_tokens cuts is no valid answer: 503",
     "penalties_and_biases_are_taken": "frequency_penalty, presence_penalty and logit_bias are refused by name",
 }
 
