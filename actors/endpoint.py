@@ -168,6 +168,8 @@ def sampling_fields(sampling: Sampling) -> dict[str, Any]:
         "n": sampling.n,
         "seed": sampling.seed,
         "stop": list(sampling.stop) or None,
+        "frequency_penalty": sampling.frequency_penalty or None,
+        "presence_penalty": sampling.presence_penalty or None,
     }
 
 

@@ -26,9 +26,11 @@ Hear = Callable[[str], Awaitable[None]]
 class Sampling:
     """How to draw an answer; temperature 0 is greedy.
 
-    ``alternatives`` asks for the tokens by name, each with so many of the most probable ones in its place. ``watch``
-    may end a single sample early; its completion then says ``abandoned``. An engine that does not see its tokens one by
-    one goes on to the end. ``hear`` listens to a single sample; what it did not hear is in the completion.
+    The penalties are taken off the logit of a token that the answer has already: ``frequency_penalty`` for each time,
+    ``presence_penalty`` once; log-probabilities are told without them. ``alternatives`` asks for the tokens by name,
+    each with so many of the most probable ones in its place. ``watch`` may end a single sample early; its completion
+    then says ``abandoned``. An engine that does not see its tokens one by one goes on to the end. ``hear`` listens to a
+    single sample; what it did not hear is in the completion.
     """
 
     max_tokens: int = 256
@@ -37,6 +39,8 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     alternatives: int | None = None
     watch: Watch | None = field(default=None, compare=False, repr=False)
     hear: Hear | None = field(default=None, compare=False, repr=False)

@@ -64,6 +64,4 @@ def _has_one_answer(sampling: Sampling) -> bool:
 
 
 def _key(prompt: Prompt, sampling: Sampling) -> bytes:
-    asked = (prompt.messages, prompt.tools, prompt.schema, prompt.prefill, prompt.tool_choice)
-    drawn = (sampling.max_tokens, sampling.n, sampling.temperature, sampling.top_p, sampling.seed, sampling.stop)
-    return orjson.dumps((*asked, *drawn, sampling.alternatives))
+    return orjson.dumps((prompt, sampling))

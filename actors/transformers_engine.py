@@ -135,7 +135,7 @@ class TransformersEngine:
         ending = _Ending(recorder, sampling, self._end_tokens(), self._renderer.tokenizer, cancelled)
         if hearing is not None:
             ending.say = lambda text: hearing.say(prompt.prefill + text)
-        processors = [*self._grammar(prompt), recorder]
+        processors = [*self._grammar(prompt), recorder, _Penalties(len(ids), sampling)]
         with torch.random.fork_rng(enabled=sampling.seed is not None):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
@@ -252,6 +252,20 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]
             [list(zip(ids[row], values[row], strict=True)) for ids, values in steps]
             for row in range(len(self._chosen[0]))
         ]
+
+
+class _Penalties(LogitsProcessor):  # type: ignore[misc]
+    """Makes tokens that an answer has already less likely, or more."""
+
+    def __init__(self, start: int, sampling: Sampling) -> None:
+        self._start, self._each, self._once = start, sampling.frequency_penalty, sampling.presence_penalty
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self._each and not self._once:
+            return scores
+        said = input_ids[:, self._start :]
+        times = torch.zeros_like(scores).scatter_add_(1, said, torch.ones_like(said, dtype=scores.dtype))
+        return scores - self._each * times - self._once * (times > 0)
 
 
 class _Ending(StoppingCriteria):  # type: ignore[misc]

@@ -265,6 +265,8 @@ def _parameters(sampling: Sampling, schema: Mapping[str, Any] | None, text: bool
         top_p=sampling.top_p,
         seed=sampling.seed,
         stop=list(sampling.stop),
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
         max_tokens=sampling.max_tokens,
         logprobs=sampling.alternatives or 0,  # besides the chosen token's
         flat_logprobs=True,

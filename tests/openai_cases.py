@@ -253,8 +253,11 @@ def answers_and_calls_are_parsed(client: OpenAI, model: str) -> None:
     assert isinstance(call.function.parsed_arguments, Restart)
 
 
-def penalties_and_biases_are_taken(client: OpenAI, model: str) -> None:
+def penalties_are_taken(client: OpenAI, model: str) -> None:
     assert text_of(say(client, model, frequency_penalty=0.5, presence_penalty=0.5))
+
+
+def biases_are_taken(client: OpenAI, model: str) -> None:
     assert text_of(say(client, model, logit_bias={"5": -1}))
 
 
@@ -282,5 +285,6 @@ CASES: tuple[Case, ...] = (
     json_is_given,
     json_of_a_schema_is_given,
     answers_and_calls_are_parsed,
-    penalties_and_biases_are_taken,
+    penalties_are_taken,
+    biases_are_taken,
 )

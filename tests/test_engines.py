@@ -91,6 +91,23 @@ async def test_log_probabilities_do_not_depend_on_temperature(engine: Engine) ->
     assert shared == pytest.approx({text: known[text] for text in shared}, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "penalties", [{"frequency_penalty": 2.0}, {"presence_penalty": 2.0, "frequency_penalty": -0.5}]
+)
+async def test_both_engines_penalise_alike_and_tell_log_probabilities_without(
+    vllm: VllmEngine, hugging: TransformersEngine, penalties: dict[str, float]
+) -> None:
+    asked = replace(GREEDY, **penalties)  # type: ignore[arg-type]
+    plain, ours, theirs = (
+        await vllm.generate(ASK, GREEDY),
+        await vllm.generate(ASK, asked),
+        await hugging.generate(ASK, asked),
+    )
+    assert ours.completions[0].text == theirs.completions[0].text != plain.completions[0].text
+    assert ours.completions[0].logprobs == pytest.approx(theirs.completions[0].logprobs, abs=1e-3)
+    assert ours.completions[0].logprobs[0] == pytest.approx(plain.completions[0].logprobs[0], abs=1e-3)
+
+
 async def test_a_seed_repeats_its_samples_and_they_differ(engine: Engine) -> None:
     drawn = Sampling(max_tokens=12, temperature=1.0, n=3, seed=7)
     once, again = await engine.generate(ASK, drawn), await engine.generate(ASK, drawn)

@@ -361,7 +361,8 @@ WRONG = [
     ({"netgpt": {"shoe": 1}}, "netgpt.shoe"),
     ({"netgpt": None}, "netgpt"),
     ({"logit_bias": {"5": 1}}, "logit_bias"),
-    ({"frequency_penalty": 0.5}, "frequency_penalty"),
+    ({"frequency_penalty": 2.5}, "frequency_penalty"),
+    ({"presence_penalty": -2.5}, "presence_penalty"),
     ({"functions": [{}]}, "functions"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
@@ -401,6 +402,12 @@ async def test_harmless_fields_are_let_through(surface: Site) -> None:
     reply = await surface.post(body(**harmless))
     assert reply.status_code == 200
     assert surface.kit.edge.asked[0][1].max_tokens == 9
+
+
+async def test_penalties_reach_the_engine(surface: Site) -> None:
+    await surface.post(body(frequency_penalty=0.5, presence_penalty=-1))
+    drawn = surface.kit.edge.asked[0][1]
+    assert (drawn.frequency_penalty, drawn.presence_penalty) == (0.5, -1.0)
 
 
 async def test_an_unknown_model_is_404_and_the_openai_client_knows_it(site: Site) -> None:

@@ -50,7 +50,7 @@ AT_VLLM = {
     "what_is_no_message_or_tool_is_a_bad_request": "it takes any role",
 }
 HERE = {
-    "penalties_and_biases_are_taken": "frequency_penalty, presence_penalty and logit_bias are refused by name",
+    "biases_are_taken": "logit_bias names tokens, which edge and cloud number differently: refused by name",
 }
 
 

@@ -33,7 +33,7 @@ IGNORED = frozenset(
 )
 # Fields that would change an answer and are not supported; null, false, 0 and empty are harmless.
 EMPTY_ONLY = frozenset(
-    {"frequency_penalty", "presence_penalty", "logit_bias", "functions", "function_call"}
+    {"logit_bias", "functions", "function_call"}  # a bias names tokens, which edge and cloud number differently
     | {"audio", "prediction", "web_search_options", "reasoning_effort", "verbosity"}
 )
 # What an assistant message of an earlier answer may carry besides content and calls; dropped when empty.
@@ -182,6 +182,8 @@ class ChatBody(Strict):
     max_completion_tokens: Tokens | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
     stop: Stop | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
@@ -247,6 +249,8 @@ def _sampling(body: ChatBody) -> Sampling:
         top_p=body.top_p if body.top_p is not None else 1.0,
         seed=body.seed,
         stop=tuple([body.stop] if isinstance(body.stop, str) else body.stop or ()),
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
         alternatives=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
