@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine core runs in the thread that calls step
     "VLLM_NO_USAGE_STATS": "1",  # nothing is reported to vLLM's authors
     "VLLM_CONFIGURE_LOGGING": "0",  # logging is configured once, by the program
+    "VLLM_XGRAMMAR_CACHE_MB": "64",  # compiled grammars, about 1 MB a tool set; vLLM's 512 outgrow a small model
 }
 CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would pin this whole process, event loop included
