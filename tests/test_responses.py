@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from test_http import Site, error_of, serving, site_fixture, surface_fixture  # noqa: F401
 
 from actors.engine import Completion, Token
-from policies.errors import EngineError
+from policies.errors import ContextTooLong, EngineError
 
 FUNCTION = {"type": "function", **MOVE["function"]}
 
@@ -178,3 +178,9 @@ async def test_harmless_fields_are_let_through(surface: Site) -> None:
 async def test_an_unknown_model_is_404(site: Site) -> None:
     with pytest.raises(openai.NotFoundError):
         await create(site, model="gpt-9")
+
+
+async def test_a_question_longer_than_the_context_names_input(surface: Site) -> None:
+    surface.kit.edge.reply = ContextTooLong(5000, 256, 1024)
+    reply = await surface.client.post("/v1/responses", json=asked())
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "input")

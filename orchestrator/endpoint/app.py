@@ -149,6 +149,8 @@ class Surface:
         try:
             answers = await call.unless_gone(self._in_turn(asked.requests, let_in.priority, stream))
         except Exception as why:
+            if isinstance(why, BadRequest):
+                asked.rename(why)
             if stream is None or not stream.begun or isinstance(why, ClientGone):
                 raise
             if not isinstance(why, NetGPTError):

@@ -19,6 +19,7 @@ from orchestrator.endpoint.chat_schema import choices, read_body, to_request
 from orchestrator.endpoint.chat_stream import ChatStream
 from orchestrator.endpoint.responses_schema import read_responses, to_chat
 from orchestrator.endpoint.responses_stream import ResponsesStream
+from policies.errors import BadRequest
 
 
 class Stream(Listener, Protocol):
@@ -42,13 +43,20 @@ class Stream(Listener, Protocol):
 class Asked:
     """One call: a request for each choice, all of ``model``.
 
-    ``whole`` writes the answers as one object; ``stream`` sends them, where the client wants that.
+    ``whole`` writes the answers as one object; ``stream`` sends them, where the client wants that. ``question`` is what
+    the dialect calls the messages.
     """
 
     model: str
     requests: Sequence[ChatRequest]
     whole: Callable[[Sequence[Answer]], Mapping[str, Any]]
     stream: Stream | None
+    question: str = "messages"
+
+    def rename(self, why: BadRequest) -> None:
+        """Have ``why`` call its field what this dialect does; the models behind know it by its common name."""
+        if why.field == "messages":
+            why.field = self.question
 
     def changed(self, change: Callable[[ChatRequest], ChatRequest]) -> Asked:
         """The same with every request changed."""
@@ -83,4 +91,4 @@ def responses_asked(data: Mapping[str, Any], request_id: str, send: Send) -> Ask
     def whole(answers: Sequence[Answer]) -> Mapping[str, Any]:
         return responses_reply.response(echo, answers[0])
 
-    return Asked(body.model, [request], whole, ResponsesStream(send, echo) if body.stream else None)
+    return Asked(body.model, [request], whole, ResponsesStream(send, echo) if body.stream else None, "input")
