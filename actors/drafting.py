@@ -21,7 +21,7 @@ from actors.engine import Completion, Engine, Generation, Hear, Watch
 from actors.scorer import Proposal
 from actors.site_rules import Scorers
 from policies.decide import Patience, worth_making
-from policies.errors import EngineError, NetGPTError
+from policies.errors import ContextTooLong, EngineError, NetGPTError
 from policies.help_marker import asks_for_help
 from policies.types import CloudWork, Objective, ParsedText, Reason, Route
 
@@ -89,7 +89,7 @@ class Drafter:
     def work(self, request: ChatRequest, draft: Draft, up_overhead: int, down_overhead: int) -> CloudWork:
         """What the cloud would have to do, as far as ``draft`` tells; one that was not made to its end, as usual."""
         tokens, told = draft.completion.tokens, len(draft.completion.text.encode())
-        if not draft.whole:
+        if draft.completion.finish_reason == "abandoned":
             tokens = max(tokens, round(self.pace.draft_tokens))
             told = max(told, tokens * BYTES_PER_TOKEN)
         return CloudWork(len(request.payload) + up_overhead, told + down_overhead, draft.prompt_tokens, tokens)
@@ -99,6 +99,10 @@ class Drafter:
 
         Args:
             outlook: None says that there is nothing to fall back on; ``hear`` then gets the draft as it comes.
+
+        Raises:
+            BadRequest: the edge model cannot be asked this; with an outlook ``ContextTooLong`` is not raised, since
+                another model may have the room.
         """
         expected = self._expected(request, self._version())
         if request.controls.route is Route.CLOUD and outlook is not None:
@@ -113,7 +117,10 @@ class Drafter:
                 why = "not begun: it would hardly be kept"
                 skipped = self._unfinished(request, why, Reason.DRAFT_SKIPPED)
                 return replace(skipped, propensity=explored, expected=expected)
-        draft = await self._make(request, expected, self._watch(request, expected, outlook))
+        try:
+            draft = await self._make(request, expected, self._watch(request, expected, outlook))
+        except ContextTooLong as why:
+            draft = self._unfinished(request, f"too long for the edge model: {why}", Reason.DRAFT_INVALID)
         return draft if explored == 1.0 else replace(draft, propensity=explored)
 
     async def draft(self, request: ChatRequest, hear: Hear | None = None) -> Draft:

@@ -2,15 +2,17 @@
 
 A hosted service is an ordinary asyncio class with ``start``, ``stop``, ``gauges`` and ``info``. Its actor process
 runs it on an event loop of its own thread, from construction on, so that Ray brings a killed one back without anyone
-asking; its gauges go to ``ray.util.metrics``. The dashboard shows the actor's name (``edge:plant-1``) and the title
-of its class (``EdgeSite``).
+asking, and once more where that start fails; its gauges go to ``ray.util.metrics``. The dashboard shows the actor's
+name (``edge:plant-1``) and the title of its class (``EdgeSite``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ CALLS_AT_ONCE = 8  # status, gauges and a slow start side by side; more calls wa
 MAX_RESTARTS = 20  # a service that died this often has a fault that a restart does not mend
 STOP_S = 20.0  # a stop drains requests; what takes longer is killed
 METRICS_S = 2.0
+RETRY_S = 1.0  # before a restarted process that could not start is ended: a port may have to fall free
 
 
 class Service(Protocol):
@@ -147,6 +150,8 @@ class _Host:
         self._service: Service | None = None
         self._metrics: GaugeExporter | None = None
         self._started = self._submit(self._start(make, tags))
+        if ray.get_runtime_context().was_current_actor_reconstructed:  # the first start's failure is its caller's
+            self._started.add_done_callback(_once_more)
 
     def ready(self) -> dict[str, Any]:
         info: dict[str, Any] = self._started.result()
@@ -180,6 +185,14 @@ class _Host:
 
     def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+def _once_more(started: Future[Any]) -> None:
+    """End this process if the service did not start, so that Ray starts another."""
+    if why := started.exception():
+        log.error("the service did not come back, its process is started again: %s", why)
+        time.sleep(RETRY_S)
+        os._exit(1)
 
 
 def _offered(resource: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from edge_fakes import (
@@ -156,12 +157,23 @@ async def test_a_broken_edge_engine_sends_its_requests_to_the_cloud() -> None:
     assert "engine stopped" in (kit.log.records[0].draft_error or "")
 
 
-async def test_a_request_no_model_can_answer_is_the_callers_mistake() -> None:
-    kit = NodeKit(FakeEngine(ContextTooLong(2000, 256, 1024)))
+@pytest.mark.parametrize("alone", [{"edge_only": True}, {"link": DOWN}])
+async def test_a_request_no_model_can_answer_is_the_callers_mistake(alone: dict[str, Any]) -> None:
+    kit = NodeKit(FakeEngine(ContextTooLong(2000, 1, 1024)), **alone)
     with pytest.raises(BadRequest, match="2000 tokens"):
         await kit.node.answer(ask())
     assert not kit.cloud.asked
     assert kit.node.gauges()["bad_requests"] == 1
+
+
+async def test_a_prompt_too_long_for_the_edge_goes_to_the_cloud() -> None:
+    kit = NodeKit()
+    await kit.node.answer(ask())  # how long answers are is known from others
+    kit.edge.reply = ContextTooLong(2000, 1, 1024)
+    answer = await kit.node.answer(ask())
+    assert (answer.route, answer.served.text, answer.decision.reason) == (Route.CLOUD, SOUTH, Reason.DRAFT_INVALID)
+    assert "2000 tokens" in (kit.log.records[1].draft_error or "")
+    assert answer.situation.work.output_tokens > 0
 
 
 async def test_a_site_without_a_cloud_serves_whatever_is_valid() -> None:

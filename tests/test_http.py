@@ -418,7 +418,7 @@ async def test_an_unknown_model_is_404_and_the_openai_client_knows_it(site: Site
 
 
 async def test_a_prompt_longer_than_the_context_is_400_and_names_messages(surface: Site) -> None:
-    surface.kit.edge.reply = ContextTooLong(5000, 256, 1024)
+    surface.kit.edge.reply, surface.kit.link.now = ContextTooLong(5000, 1, 1024), DOWN
     reply = await surface.post(body())
     assert reply.status_code == 400
     assert (error_of(reply)["code"], error_of(reply)["param"]) == ("context_length_exceeded", "messages")

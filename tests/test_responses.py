@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from edge_fakes import MOVE, NORTH, SOUTH, UNSURE, WEST, FakeEngine, NodeKit, SpeakingEngine
+from edge_fakes import DOWN, MOVE, NORTH, SOUTH, UNSURE, WEST, FakeEngine, NodeKit, SpeakingEngine
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from test_http import Site, error_of, serving, site_fixture, surface_fixture  # noqa: F401
@@ -181,6 +181,6 @@ async def test_an_unknown_model_is_404(site: Site) -> None:
 
 
 async def test_a_question_longer_than_the_context_names_input(surface: Site) -> None:
-    surface.kit.edge.reply = ContextTooLong(5000, 256, 1024)
+    surface.kit.edge.reply, surface.kit.link.now = ContextTooLong(5000, 1, 1024), DOWN
     reply = await surface.client.post("/v1/responses", json=asked())
     assert (reply.status_code, error_of(reply)["param"]) == (400, "input")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -148,6 +149,20 @@ def test_a_killed_service_comes_back_on_its_port(running: session.Session) -> No
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+def test_a_killed_service_whose_port_is_taken_meanwhile_comes_back_when_it_is_free(running: session.Session) -> None:
+    greeter = _greeter("robbed")
+    info = greeter.ready(60)
+    psutil.Process(info["pid"]).kill()
+    with _taken(info["port"]):
+        time.sleep(4.0)
+        with pytest.raises((NetGPTError, OSError)):
+            greeter.call("info", timeout_s=1.0)
+    assert _patiently(greeter)["port"] == info["port"]
+    greeter.end()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_a_stopped_session_leaves_no_process_and_no_port(running: session.Session, before: set[int]) -> None:
     greeter = _greeter("last")
     port = greeter.ready(60)["port"]
@@ -165,6 +180,16 @@ def _greeter(name: str) -> Placed:
     greeter = placement.spawn(Spec(name, "Greeter", lambda: Greeter(port), resource="site:here"))
     greeter.ready(60)
     return greeter
+
+
+def _taken(port: int) -> socket.socket:
+    """The port, as soon as nobody has it."""
+    for _ in range(1000):
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            time.sleep(0.001)
+    raise AssertionError("it does not fall free")
 
 
 def _patiently(greeter: Placed) -> dict[str, object]:
