@@ -8,7 +8,9 @@ direct streaming); where HAProxy cannot run, Serve's own proxy and ingress carry
 
 from __future__ import annotations
 
+import atexit
 import logging
+import shutil
 import subprocess
 import tempfile
 import time
@@ -102,6 +104,7 @@ def environment(options: CloudOptions) -> dict[str, str]:
         return shared
     # HAProxy's files and side ports have fixed names by default: two systems on one machine would share them.
     home = Path(tempfile.mkdtemp(prefix=HAPROXY_HOME))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     return shared | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
