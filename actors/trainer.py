@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from actors.adapter_base import ADAPTER_CONFIG, BASE_FILE, base_of, whole
 from actors.checkpoint import restore, save
@@ -205,6 +206,7 @@ def load_model(directory: Path, device: str, dtype: torch.dtype) -> Any:
     Raises:
         EngineError: it cannot be loaded; names the directory and why.
     """
+    disable_progress_bar()  # it would write between the lines of whoever trains
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(whole(directory), dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as why:
