@@ -113,10 +113,16 @@ class ChatRequest:
         parsed = parse(text)
         return ParsedText(text.strip()) if parsed.error and not self.shown_tools else parsed
 
-    def remainder(self, text: str) -> ParsedText | None:
-        """What can be served of an answer that its length cut off: prose and whole calls; None if one is bad."""
-        parsed = self.read(uncut(text))
-        return None if parsed.error or (parsed.calls and self.problem(parsed)) else parsed
+    def remainder(self, text: str, cut: bool) -> ParsedText | None:
+        """What can be served of a draft that is not valid where nothing better is to be had; None for nothing.
+
+        Of one that its length ``cut`` off it is prose and whole calls; where no tool was offered, tags that make up no
+        call are text.
+        """
+        parsed = self.read(uncut(text) if cut else text)
+        if parsed.error or asks_for_help(text) or (self.problem(parsed) and (parsed.calls or not cut)):
+            return None
+        return parsed
 
     def problem(self, answer: ParsedText) -> str | None:
         """The validity gate: why ``answer`` may not be served, or None when it may."""

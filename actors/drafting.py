@@ -23,6 +23,7 @@ from actors.site_rules import Scorers
 from policies.decide import Patience, worth_making
 from policies.errors import ContextTooLong, EngineError, NetGPTError
 from policies.help_marker import asks_for_help
+from policies.toolcalls import parse
 from policies.types import CloudWork, Objective, ParsedText, Reason, Route
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class Drafter:
             logger.warning("no draft under a grammar for request %s: %s", request.request_id, why)
             return None
         text = closed(generation.completions[0].text)
-        parsed = request.read(text)
+        parsed = parse(text)
         return None if request.problem(parsed) else Served.generation(generation, text, parsed)
 
     def _expected(self, request: ChatRequest, version: str) -> float | None:
@@ -197,7 +198,7 @@ class Drafter:
         seconds: float,
         expected: float | None,
     ) -> Draft:
-        parsed = request.read(completion.text)
+        parsed = parse(completion.text)
         problem: str | None
         unusable: Reason | None
         if completion.finish_reason == "abandoned":

@@ -272,7 +272,8 @@ class EdgeNode:
             return Served.draft(draft)
         if not begun and (strict := await _in_time(self._drafter.strict(request, draft.completion.text), left_s)):
             return strict
-        if draft.completion.finish_reason == "length" and (rest := request.remainder(draft.completion.text)):
+        made = draft.completion
+        if rest := request.remainder(made.text, made.finish_reason == "length"):
             return Served.draft(replace(draft, parsed=rest))
         if begun:
             raise broken_off(draft.error)

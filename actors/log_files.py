@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -71,12 +71,18 @@ def log_files(directory: Path) -> list[LogFile]:
     return sorted(parts + left, key=lambda file: file.first)
 
 
-def read_log(root: Path, after: Mapping[str, int] | None = None, skipped: Counter[str] | None = None) -> pa.Table:
+def read_log(
+    root: Path,
+    after: Mapping[str, int] | None = None,
+    skipped: Counter[str] | None = None,
+    columns: Sequence[str] = SCHEMA.names,
+) -> pa.Table:
     """Every whole record of every site, in ``SCHEMA``, by site and sequence number, each once.
 
     Args:
         after: of these sites only what may hold records beyond that sequence number is read; some before come too.
         skipped: where to count what is left out, by reason; given, a file that cannot be read is left out as well.
+        columns: that are kept, ``site`` and ``seq`` among them; the long ones are most of a log.
 
     Raises:
         LogError: a file cannot be read.
@@ -85,7 +91,8 @@ def read_log(root: Path, after: Mapping[str, int] | None = None, skipped: Counte
         found: Counter[str] = Counter()
         load = partial(_load if skipped is None else _load_or_skip, skipped=found)
         try:
-            table = pa.concat_tables([SCHEMA.empty_table(), *map(load, _files(root, after or {}))])
+            tables = (load(file).select(columns) for file in _files(root, after or {}))
+            table = pa.concat_tables([SCHEMA.empty_table().select(columns), *tables])
         except FileNotFoundError:
             continue
         except (OSError, pa.ArrowException) as why:

@@ -12,6 +12,7 @@ import atexit
 import logging
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -201,6 +202,15 @@ def engine_environment(options: CloudOptions, model: str) -> dict[str, str]:
         # The first request with log-probabilities would otherwise compile for 15 s, in spite of enforce_eager.
         "TORCH_COMPILE_DISABLE": "1",
     }
+
+
+def forget_earlier() -> None:
+    """Have Serve's client forget an earlier session of this process: both go by the same number.
+
+    Only for a session that has just started and holds nothing yet.
+    """
+    if "ray.serve" in sys.modules:
+        _serve().shutdown()
 
 
 def stop() -> None:

@@ -264,6 +264,8 @@ class System:
             assert options.base_url is not None, "checked by the configuration"
             return options.base_url
         self._progress("cloud", "starting")
+        if self._session is not None and self._session.local:
+            cloud_app.forget_earlier()
         self._cloud = cloud_app.deploy(options, resolve_model(options.model), environment)
         return self._cloud.base_url
 

@@ -8,6 +8,7 @@ draft that only exploration began counts as given up, as without exploration it 
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ HEAVIEST = 50.0  # requests one label may stand for; rarer audits tell nothing w
 _CUT = (str(Reason.DRAFT_SKIPPED), str(Reason.DRAFT_ABANDONED), str(Reason.CLOUD_ASKED))
 COLUMNS = (
     "site",
+    "seq",
     "time_us",
     "draft",
     "draft_error",
@@ -54,12 +56,12 @@ class LogTail:
         self._root, self._after = root, dict(after or {})
 
     def read(self) -> pa.Table:
-        """Every record since the last call; a file that cannot be read is left out, lest it end all learning.
+        """``COLUMNS`` of all since the last call; a file that cannot be read is left out, lest it end all learning.
 
         Raises:
             LogError: the log cannot be read.
         """
-        table = read_log(self._root, self._after, Counter())
+        table = read_log(self._root, self._after, Counter(), COLUMNS)
         known = np.array([self._after.get(site, -1) for site in table["site"].to_pylist()], dtype=np.int64)
         table = table.filter(pa.array(table["seq"].to_numpy() > known))
         for site in pc.unique(table["site"]).to_pylist():
@@ -90,7 +92,7 @@ class Comparing:
         """
         table = self._tail.read()
         if self._before is None:
-            self._before = _by_site(table, self.old, before_us=self._begun_us)
+            self._before = _by_site(table, self.old, before_us=self._begun_us, most=BASELINE)
         for site, rows in _by_site(table, self.new, since_us=self._begun_us).items():
             self._watch(site).add(outcomes(rows))
 
@@ -113,7 +115,7 @@ class Comparing:
 
     def _watch(self, site: str) -> Watch:
         if site not in self._watches:
-            before = (self._before or {}).get(site, [])[-BASELINE:]
+            before = (self._before or {}).get(site, [])
             self._watches[site] = Watch(outcomes(before), self._rules, max(len(self._before or {}), 1))
         return self._watches[site]
 
@@ -153,11 +155,10 @@ def _right(row: Mapping[str, Any]) -> bool:
 
 
 def _by_site(
-    table: pa.Table, version: str, since_us: int = 0, before_us: int = np.iinfo(np.int64).max
+    table: pa.Table, version: str, since_us: int = 0, before_us: int = sys.maxsize, most: int = sys.maxsize
 ) -> dict[str, list[Mapping[str, Any]]]:
+    """The records of ``version`` between two times, of each site the newest ``most``."""
     time_us = pc.field("time_us")
-    wanted = (pc.field("draft_version") == version) & (time_us >= since_us) & (time_us < before_us)
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in table.filter(wanted).select(COLUMNS).to_pylist():
-        found.setdefault(row["site"], []).append(row)
-    return found
+    table = table.filter((pc.field("draft_version") == version) & (time_us >= since_us) & (time_us < before_us))
+    own = {site: table.filter(pc.field("site") == site) for site in pc.unique(table["site"]).to_pylist()}
+    return {site: found.slice(max(len(found) - most, 0)).to_pylist() for site, found in own.items()}

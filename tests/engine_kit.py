@@ -25,7 +25,7 @@ ASK = Prompt([{"role": "user", "content": "select clients"}])
 @pytest.fixture(name="models", scope="module")
 def models_fixture(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    return {"first": tiny_model_dir(root / "first", seed=1), "second": tiny_model_dir(root / "second", seed=2)}
+    return {name: tiny_model_dir(root / name, seed, endless=True) for seed, name in enumerate(("first", "second"), 1)}
 
 
 @pytest_asyncio.fixture(name="vllm", scope="module", loop_scope="module")

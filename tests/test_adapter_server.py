@@ -54,7 +54,7 @@ def adapter_dir(base: Path, target: Path, seed: int, rank: int = 4) -> Path:
 @pytest.fixture(name="dirs", scope="module")
 def dirs_fixture(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("beside")
-    base = tiny_model_dir(root / "base", seed=1)
+    base = tiny_model_dir(root / "base", seed=1, endless=True)
     made = {name: adapter_dir(base, root / name, seed) for seed, name in enumerate(("north", "south", "newer"))}
     return {"base": base, **made, "large": adapter_dir(base, root / "large", 7, rank=16)}
 

@@ -11,7 +11,6 @@ from edge_fakes import GOOD, SNAPSHOT, until
 
 from actors.site_rules import SiteRules
 from actors.swap import Weights
-from cluster import services
 from cluster.services import RouterService
 from orchestrator.config import default_config
 from orchestrator.rules import PolicyBuilder, default_snapshot, limits, node_options
@@ -122,11 +121,10 @@ def test_a_speed_that_hardly_changed_builds_nothing_anew() -> None:
     assert len(built) == 2
 
 
-async def test_prices_follow_the_tariff_while_the_router_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_prices_follow_the_tariff_while_the_router_runs() -> None:
     tariff = Tariff("UTC", (Period("00:00", "12:00", CHEAP), Period("12:00", "24:00", DEAR)))
     now = [12 * 3600.0 - 0.05]  # a moment before noon
-    monkeypatch.setattr(services.time, "time", lambda: now[0])
-    router = RouterService(replace(SNAPSHOT, prices=CHEAP), "127.0.0.1", 0, tariff)
+    router = RouterService(replace(SNAPSHOT, prices=CHEAP), "127.0.0.1", 0, tariff, wall=lambda: now[0])
     await router.start()
     try:
         await asyncio.sleep(0.01)

@@ -252,8 +252,7 @@ async def test_a_site_finds_a_router_that_was_restarted_and_gets_what_it_missed(
         router.publish_swap(SWAP)
         it.server = TelemetryServer(router, port=port)
         await it.server.start()
-        await until(lambda: SWAP in it.directives, within_s=8)
-        assert router.snapshot in it.directives
+        await until(lambda: SWAP in it.directives and router.snapshot in it.directives, within_s=8)
         assert router.sites["north"].version == "v1"
         assert it.client.gauges()["telemetry_breaks"] >= 2
         await it.server.stop()
