@@ -29,7 +29,7 @@ from orchestrator import run_file
 from orchestrator.config import Config
 from orchestrator.demo.live import Screen
 from orchestrator.demo.run import Demo, demo_config
-from orchestrator.demo.workload import stages, traffic
+from orchestrator.demo.workload import stages
 from orchestrator.system import System
 from orchestrator.tasks.generator import Split, tasks
 from policies.errors import NetGPTError
@@ -142,7 +142,8 @@ def test_serve_answers_status_and_ask_and_ends_without_a_trace(tmp_path: Path) -
         family = psutil.Process(serving.pid).children(recursive=True)
         assert httpx.get(record["endpoint"].removesuffix("/v1") + "/readyz").status_code == 200
         assert os.stat(tmp_path / "var" / "run.json").st_mode & 0o077 == 0
-        asked = _run([*command, "ask", next(traffic(0)).messages[-1]["content"], "-c", str(config)])
+        question = ["migrate slice s-204 to harbor", "--tools", "examples/tools.json", "--route", "edge"]
+        asked = _run([*command, "ask", *question, "-c", str(config)])
         assert "score" in asked
         assert "version edge-0001" in asked
         shown = _run([*command, "status", "-c", str(config)])
