@@ -159,8 +159,8 @@ def call_schema(tools: Sequence[Tool]) -> dict[str, Any]:
 
 
 def closed(text: str) -> str:
-    """``text`` with its last tool call closed: a grammar ends with the JSON and never writes the tag."""
-    return text + CLOSE if text.count(OPEN) > text.count(CLOSE) else text
+    """``text`` with the tool call that it is closed: a grammar ends with the JSON and never writes the tag."""
+    return text + CLOSE if text.startswith(OPEN) and not text.endswith(CLOSE) else text
 
 
 def _named(tool: Tool) -> Tool:

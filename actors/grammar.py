@@ -2,7 +2,8 @@
 
 The grammar leaves a model its own style (compact like ours, or one space after a comma like Qwen) and no more
 than that: with unlimited white space, a model unsure of the next value can spend its whole budget on blanks.
-Keywords xgrammar does not know (``uniqueItems``) are not enforced; callers check the answer anyway. Numbers stay within
+Keywords xgrammar does not know (``uniqueItems``) are not enforced; callers check the answer anyway. A required property
+that is not described is described as anything, or xgrammar would not require it. Numbers stay within
 what a float can be: ``-4E866`` is JSON, and nothing that could be passed on.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from policies.errors import BadRequest, EngineError
 
 MAX_SPACES = 1
+_DATA = frozenset({"const", "enum", "default", "examples"})  # what stands there is no schema
 # What xgrammar lets a number be, and what it may be here: 18 digits, 15 more behind the point, exponents below 100.
 _NUMBERS = (
     ("[1-9] [0-9]*", "[1-9] [0-9]{0, 17}"),
@@ -31,7 +33,7 @@ def json_grammar(schema: Mapping[str, Any]) -> str:
         BadRequest: it is no schema that can be decoded against.
         EngineError: xgrammar is not installed.
     """
-    return _ebnf(json.dumps(schema))
+    return _ebnf(json.dumps(_described(schema)))
 
 
 @lru_cache(maxsize=256)  # tool sets repeat from request to request; beyond 256 a schema is converted again (~1 ms)
@@ -45,6 +47,22 @@ def _ebnf(schema: str) -> str:
     except (RuntimeError, ValueError) as why:
         raise BadRequest(f"this JSON schema cannot be decoded against: {why}", "response_format") from why
     return "\n".join(map(_bounded, grammar.splitlines()))
+
+
+def _described(schema: Any) -> Any:
+    """``schema`` with every required property among its properties."""
+    if isinstance(schema, list):
+        return [_described(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    whole = {key: value if key in _DATA else _described(value) for key, value in schema.items()}
+    required, others = whole.get("required"), whole.get("additionalProperties", True)
+    if isinstance(required, list) and others is not False:
+        described = whole.get("properties") or {}
+        missing = [name for name in required if isinstance(name, str) and name not in described]
+        if missing:
+            whole["properties"] = {**described, **dict.fromkeys(missing, others)}
+    return whole
 
 
 def _bounded(rule: str) -> str:

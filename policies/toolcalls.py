@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from policies.json_schema import violation
 from policies.types import ParsedText, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_QUOTES = re.compile(r'\\.|"', re.DOTALL)
 MAX_DEPTH = 64  # of a call's arguments; what compares and writes them recurses, and ends at about 300
 _COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -80,11 +82,24 @@ def compact(value: Any) -> str:
 def _split(text: str) -> tuple[str, list[str]]:
     """What is outside the calls, and the inside of each; in one pass, for a hostile text opens a million."""
     outside, blocks, at = [], [], 0
-    while (start := text.find(OPEN, at)) >= 0 and (end := text.find(CLOSE, start)) >= 0:
+    while (start := text.find(OPEN, at)) >= 0 and (end := _end_of_call(text, start + len(OPEN))) >= 0:
         outside.append(text[at:start])
         blocks.append(text[start + len(OPEN) : end])
         at = end + len(CLOSE)
     return "".join([*outside, text[at:]]).strip(), blocks
+
+
+def _end_of_call(text: str, start: int) -> int:
+    """Where the tag is that ends the call; one inside a string of its JSON is text. -1: nowhere."""
+    first = end = text.find(CLOSE, start)
+    within = False
+    while end >= 0:
+        within ^= sum(found == '"' for found in _QUOTES.findall(text, start, end)) % 2 == 1
+        if not within:
+            return end
+        start = end
+        end = text.find(CLOSE, end + len(CLOSE))
+    return first
 
 
 def _call(block: str) -> ToolCall:

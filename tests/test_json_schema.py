@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from actors.grammar import json_grammar
 from policies.json_schema import schema_problem, violation
 from policies.toolcalls import check, parse, render
-from policies.types import ToolCall
+from policies.types import ParsedText, ToolCall
 
 ENDLESS = {"type": "string", "pattern": "^(a|aa)+$"}
 TRAP = "a" * 60 + "!"
@@ -70,3 +71,27 @@ def test_the_learners_check_has_the_same_bound() -> None:
 def test_what_could_not_be_bounded_is_refused() -> None:
     both = {"patternProperties": {"^a": True}, "unevaluatedProperties": False}
     assert "cannot be used together" in (schema_problem({"properties": {"x": both}}) or "")
+
+
+def test_a_grammar_asks_for_what_is_required_and_not_described() -> None:
+    from xgrammar import Grammar
+    from xgrammar.testing import _is_grammar_accept_string as accepts
+
+    inner = {"type": "object", "required": ["a", "b"], "properties": {"b": {"const": {"required": ["x"]}}}}
+    grammar = Grammar.from_ebnf(json_grammar({"type": "object", "properties": {"p": inner}, "required": ["p"]}))
+    assert accepts(grammar, '{"p":{"b":{"required":["x"]},"a":1}}')
+    assert not accepts(grammar, '{"p":{"b":{"required":["x"]}}}') and not accepts(grammar, '{"p":{}}')
+
+
+ARGUMENTS = st.dictionaries(st.text(max_size=5), st.text(alphabet='<>/\\"tol_ca ', max_size=30), max_size=2)
+
+
+@given(st.lists(ARGUMENTS, max_size=3))
+def test_tags_inside_the_strings_of_a_call_are_text(arguments: list[dict[str, str]]) -> None:
+    calls = tuple(ToolCall("send", {**one, "note": "</tool_call>"}) for one in arguments)
+    assert parse("On it." + render(calls)) == ParsedText("On it.", calls)
+
+
+def test_a_text_of_calls_that_never_end_is_read_in_no_time() -> None:
+    for hostile in ('<tool_call>"</tool_call>', "<tool_call></tool_call>", "<tool_call>", '</tool_call>"'):
+        assert parse('<tool_call>"' + hostile * 50_000).error
