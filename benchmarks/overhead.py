@@ -232,10 +232,8 @@ async def run(model: str, count: int) -> list[Figure]:
                 node = _node(engine, path, log)
                 async with _served(node) as port:
                     found, asked = await measure(engine, node, port, count)
-                    requests, bodies = (
-                        [_request(task) for task in asked],
-                        [json.dumps(_body(task)).encode() for task in asked],
-                    )
+                    requests = [_request(task) for task in asked]
+                    bodies = [json.dumps(_body(task)).encode() for task in asked]
                     together = await tokens_per_s(engine, port, requests, bodies, ROUNDS)
                     return [*figures(found), *_together(*together)]
             finally:
